@@ -1,0 +1,44 @@
+# Everything runs in .venv, which `make setup` fills from requirements.lock.
+.PHONY: help setup train test test-fast lint format lock
+.DEFAULT_GOAL := help
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+# The first of these that is Python 3.11 or 3.12 (CompressAI has no wheels for others).
+FIND_PYTHON = for p in $(PYTHON) python3 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/installed  ## make .venv with everything in requirements.lock
+
+$(VENV)/installed: requirements.lock
+	@python=$$($(FIND_PYTHON)); test -n "$$python" || { echo "make: Python 3.11 or 3.12 is needed" >&2; exit 1; }; \
+	echo "setting up $(VENV) with $$python (several GB the first time)"; \
+	test -x $(RUN) || $$python -m venv $(VENV)
+	@# uv takes about a minute where pip takes three; pip remains where uv cannot be had.
+	@if $(RUN) -m pip install --quiet uv; then \
+		$(RUN) -m uv pip install --quiet --python $(RUN) -r requirements.lock; \
+	else $(RUN) -m pip install --quiet -r requirements.lock; fi
+	@touch $@
+
+train: setup  ## train the quickstart: one codec, two tasks, a few minutes on 2 CPU cores
+	$(RUN) train.py
+
+test: setup  ## all tests
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup
+
+test-fast: setup  ## the tests that take seconds
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup -m "not slow"
+
+lint: setup  ## ruff, without changing files
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: setup  ## ruff, changing files
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+lock: setup  ## requirements.lock anew from pyproject.toml
+	$(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
