@@ -1,0 +1,228 @@
+"""Codec: how an image becomes bits and comes back. Everything that codes images is one of these."""
+
+import hashlib
+from collections.abc import Collection, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models import bitstream as container
+from models.entropy import tables
+from models.outputs import Bitstream, CodecOutput, LatentSpec, Layer
+from models.padding import crop, pad_to_stride, padded_size
+
+
+class Codec(nn.Module):
+    r"""Base of all codecs: learned, standard, identity, or one behind another.
+
+    ::
+
+        forward:    x ──► _forward ──────────────────────────────────► CodecOutput   (estimated bits, differentiable)
+        real bits:  x ──► _encode ──► {layer: bytes} ──► _decode ────► CodecOutput   (8 x bytes)
+
+    A subclass sets the class attributes (or sets them on the instance in ``__init__``) and implements the three
+    underscored methods on images that are already padded to ``stride``; padding, cropping, checks and CDF tables are
+    done here. Images are RGB in [0, 1].
+
+    Attributes:
+        layers: what a bitstream consists of, in order.
+        latents: {name: LatentSpec}, what tasks can read besides pixels.
+        rates: native rate values, ordered from fewest to most bits; empty for a codec of one rate.
+        stride: both sides of an image are padded to a multiple of it.
+        file_suffix: of the files that ``serialise`` writes.
+        receptive_field: of the transforms, in pixels, or ``None`` where tiles cannot be coded apart.
+        encoder, decoder: names of the submodules that may be fine-tuned alone: a new ``encoder`` writes streams that
+            old decoders read; a new ``decoder`` reads streams that old encoders wrote.
+    """
+
+    layers: tuple[Layer, ...] = (Layer("base"),)
+    latents: ClassVar[dict[str, LatentSpec]] = {}
+    rates: tuple[float, ...] = ()
+    stride: int = 1
+    file_suffix: str = ".bif"
+    receptive_field: int | None = None
+    encoder: tuple[str, ...] = ()
+    decoder: tuple[str, ...] = ()
+
+    _model_id: bytes | None = None
+
+    # -- what a subclass implements ------------------------------------------------------------------------------
+
+    def _forward(self, x: Tensor, rate: float | None, keys: Tensor) -> CodecOutput:
+        """Estimate on padded images; ``keys`` (B,) seed the noise. ``size`` in the result is set by the caller."""
+        raise NotImplementedError
+
+    def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
+        """{layer: string} of each padded image, all layers in order."""
+        raise NotImplementedError
+
+    def _decode(
+        self,
+        strings: Sequence[dict[str, bytes]],
+        size: tuple[int, int],
+        rate: float | None,
+        want: Collection[str],
+    ) -> CodecOutput:
+        """Decode the layers in ``strings`` (the same for all images) to what ``want`` names, and no more.
+
+        Args:
+            strings: {layer: string} for each image.
+            size: padded (H, W).
+            rate: as given to ``_encode``.
+            want: any of ``"pixels"``, ``"latents"``.
+        """
+        raise NotImplementedError
+
+    # -- what everybody calls --------------------------------------------------------------------------------------
+
+    @property
+    def readable(self) -> dict[str, LatentSpec]:
+        """Everything a task can read: pixels (of all layers, and up to each layer) and the latents."""
+        pixels = {"pixels": LatentSpec("map", 3, self.layers[-1].name, stride=1)}
+        by_layer = {f"pixels@{layer.name}": LatentSpec("map", 3, layer.name, stride=1) for layer in self.layers}
+        return {**pixels, **by_layer, **self.latents}
+
+    def needed(self, layers: Collection[str]) -> tuple[str, ...]:
+        """The names of ``layers`` and of all that they need, in bitstream order."""
+        names = [layer.name for layer in self.layers]
+        wanted: set[str] = set()
+        for position in reversed(range(len(names))):
+            layer = self.layers[position]
+            if layer.name in layers or layer.name in wanted:
+                wanted |= {layer.name, *(names[:position] if layer.needs is None else layer.needs)}
+        return tuple(name for name in names if name in wanted)
+
+    def forward(self, x: Tensor, rate: float | None = None, *, keys: Tensor | None = None) -> CodecOutput:
+        """Code an image without writing bytes.
+
+        Args:
+            x: images (B, 3, H, W) of any size.
+            rate: one of ``rates`` (or what the codec accepts between them); ``None`` for codecs of one rate.
+            keys: one key for each sample, int64 (B,), from ``sample_keys``: makes training noise independent of rank
+                and batch. Default: drawn from torch's global generator.
+
+        Returns:
+            Estimated bits by layer, latents as a decoder has them, and the decoded image. In training, latents are
+            rounded with a straight-through gradient, and noise enters the rate estimate alone.
+        """
+        rate = self._check_rate(rate)
+        if keys is None:
+            keys = torch.randint(1 << 32, (len(x),)).to(x.device)
+        output = self._forward(pad_to_stride(x, self.stride), rate, keys)
+        return self._cropped(output, tuple(x.shape[-2:]))
+
+    @torch.no_grad()
+    def compress(self, x: Tensor, rate: float | None = None) -> list[Bitstream]:
+        """Code images to bytes: one ``Bitstream`` each. Same arguments as ``forward``."""
+        rate = self._check_rate(rate)
+        self._prepare()
+        strings = self._encode(pad_to_stride(x, self.stride), rate)
+        return [Bitstream(s, tuple(x.shape[-2:]), rate) for s in strings]
+
+    @torch.no_grad()
+    def decompress(
+        self,
+        bitstreams: Sequence[Bitstream],
+        upto: str | None = None,
+        want: Collection[str] = ("pixels", "latents"),
+    ) -> CodecOutput:
+        """Decode images of one size and rate.
+
+        Args:
+            bitstreams: as ``compress`` returned them, or with their last layers missing.
+            upto: decode this layer and what it needs, and nothing else; default: all that is there.
+            want: ``"pixels"``, ``"latents"`` or both: no more than that is computed.
+
+        Raises:
+            ValueError: unknown layer, a layer that is needed is missing, or the images differ in size or rate.
+        """
+        first = bitstreams[0]
+        if any((b.size, b.rate, list(b.strings)) != (first.size, first.rate, list(first.strings)) for b in bitstreams):
+            raise ValueError("bitstreams of one call must share size, rate and layers: decode them one by one")
+        if upto is not None and upto not in (names := [layer.name for layer in self.layers]):
+            raise ValueError(f"upto={upto!r} is no layer of this codec; it has {names}")
+        names = self.needed(first.strings if upto is None else [upto])
+        if missing := [name for name in names if name not in first.strings]:
+            raise ValueError(f"the bitstream lacks the layers {missing}, which {upto or 'decoding it'} needs")
+        self._prepare()
+        strings = [{name: b.strings[name] for name in names} for b in bitstreams]
+        output = self._decode(strings, padded_size(first.size, self.stride), first.rate, want)
+        bits = {name: [8.0 * len(s[name]) for s in strings] for name in names}
+        output.bits = {name: torch.tensor(values) for name, values in bits.items()}
+        return self._cropped(output, first.size)
+
+    def serialise(self, bitstream: Bitstream) -> bytes:
+        """The file of one image; standard codecs give their own format."""
+        return container.pack(bitstream, self.model_id())
+
+    def parse(self, data: bytes) -> Bitstream:
+        """Undo ``serialise``.
+
+        Raises:
+            BitstreamError: not a whole, unharmed file of this codec with these weights.
+        """
+        return container.unpack(data, self.layers, self.model_id())
+
+    def model_id(self) -> bytes:
+        """4 bytes from all that decoding the symbols depends on: the codec's class and its ``entropy_side`` weights."""
+        self._prepare()
+        if self._model_id is None:
+            digest = hashlib.blake2b(type(self).__qualname__.encode(), digest_size=4)
+            for name, tensor in sorted(self.entropy_side().items()):
+                digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+            self._model_id = digest.digest()
+        return self._model_id
+
+    def entropy_side(self) -> dict[str, Tensor]:
+        """Weights and tables that the symbols depend on: not g_a, g_s or heads. Part of ``state_dict()``."""
+        apart = tuple(f"{name}." for name in (*self.encoder, *self.decoder))
+        return {key: value for key, value in self.state_dict().items() if not key.startswith(apart)}
+
+    def auxiliary_loss(self) -> Tensor:
+        """Fit of the factorised priors' quantiles to their densities: its gradient reaches the quantiles alone.
+
+        Reference: CompressAI's ``aux_loss``; Ballé et al., ICLR 2018, appendix 6.1.
+        """
+        losses = [m.loss() for _, m in tables.entropy_models(self) if hasattr(m, "quantiles") and m.quantiles.requires_grad]
+        return torch.stack(losses).sum() if losses else torch.zeros(())
+
+    def train(self, mode: bool = True) -> "Codec":
+        """As in torch; CDF tables are forgotten, for the weights may move from here on."""
+        if mode:
+            tables.clear(self)
+            self._model_id = None
+        return super().train(mode)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        # Called at any nesting, before the children load: let them take tables of the stored size.
+        tables.make_room(self, state_dict, prefix)
+        self._model_id = None
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    # -- private ---------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        if self.training:
+            raise ValueError("real coding needs a codec in evaluation mode: call codec.eval() first")
+        tables.build(self)
+
+    def _check_rate(self, rate: float | None) -> float | None:
+        if rate is None:
+            return None if not self.rates else self.rates[len(self.rates) // 2]
+        if not self.rates:
+            raise ValueError(f"rate={rate}: this codec has one rate; leave `rate` out")
+        if not min(self.rates) <= rate <= max(self.rates):
+            raise ValueError(f"rate={rate} is outside this codec's {min(self.rates)}..{max(self.rates)}")
+        return rate
+
+    def _cropped(self, output: CodecOutput, size: tuple[int, int]) -> CodecOutput:
+        def view(x: Tensor) -> Tensor:
+            return crop(x if self.training else x.clamp(0, 1), size)
+
+        output.size = size
+        output.pixels_by_layer = {name: view(x) for name, x in output.pixels_by_layer.items()}
+        if output.x_hat is not None:
+            output.x_hat = view(output.x_hat)
+            output.pixels_by_layer.setdefault(self.layers[-1].name, output.x_hat)
+        return output

@@ -1,0 +1,56 @@
+"""One codec's bits and picture, with latents that another codec makes of that picture."""
+
+from collections.abc import Collection, Sequence
+
+from torch import Tensor
+
+from models.codecs.base import Codec
+from models.outputs import Bitstream, CodecOutput, LatentSpec
+
+
+class ReadThrough(Codec):
+    """Lets tasks that read the latents of ``reader`` run on files of ``codec``: decode, then analyse with ``reader``.
+
+    ::
+
+        file of codec ──► x_hat ──► reader ──► latents
+
+    So a standard codec stands beside a learned one with the very same tasks.
+
+    Args:
+        codec: gives the bits, the files and the picture.
+        reader: gives the latents; its own bits do not count, for they are never sent.
+    """
+
+    def __init__(self, codec: Codec, reader: Codec):
+        super().__init__()
+        self.codec, self.reader = codec, reader
+        self.layers, self.rates, self.stride = codec.layers, codec.rates, codec.stride
+        self.file_suffix = codec.file_suffix
+        last = self.layers[-1].name
+        self.latents = {
+            name: LatentSpec(spec.kind, spec.channels, last, stride=spec.stride, length=spec.length)
+            for name, spec in reader.latents.items()
+        }
+
+    def _forward(self, x: Tensor, rate: float | None, keys: Tensor) -> CodecOutput:
+        return self._read(self.codec._forward(x, rate, keys))
+
+    def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
+        return self.codec._encode(x, rate)
+
+    def _decode(
+        self, strings: Sequence[dict[str, bytes]], size: tuple[int, int], rate: float | None, want: Collection[str]
+    ) -> CodecOutput:
+        return self._read(self.codec._decode(strings, size, rate, ("pixels",)))
+
+    def _read(self, output: CodecOutput) -> CodecOutput:
+        parameter = next(self.reader.parameters(), output.x_hat)
+        output.latents = self.reader(output.x_hat.to(parameter.device)).latents
+        return output
+
+    def serialise(self, bitstream: Bitstream) -> bytes:
+        return self.codec.serialise(bitstream)
+
+    def parse(self, data: bytes) -> Bitstream:
+        return self.codec.parse(data)

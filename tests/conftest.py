@@ -1,0 +1,131 @@
+"""What tests share: a toy layered codec, tiny versions of shipped codecs, composed configs, small images."""
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from models.codecs.base import Codec
+from models.entropy.code_length import code_length
+from models.entropy.factorized import Factorized
+from models.outputs import CodecOutput, LatentSpec, Layer
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+TINY = {
+    "mean_scale": {"width": 8, "latent_channels": 12, "num_stages": 3},
+    "compressai_mbt2018_mean": {"arguments": {"N": 8, "M": 12}},
+    "compressai_elic": {"arguments": {"N": 8, "M": 12, "groups": [4, 8]}},
+}
+"""Overrides that make a shipped codec small; codecs that are not named here are tested as they are."""
+
+
+class TwoLayers(Codec):
+    """A toy scalable codec: a global colour vector for machines, a map of residuals for people.
+
+    The base layer is a vector latent; the detail layer needs it. ``preview`` needs nothing, to test ``needs``.
+    """
+
+    layers = (Layer("base"), Layer("detail"), Layer("preview", needs=()))
+    stride = 4
+
+    def __init__(self):
+        super().__init__()
+        self.to_vector, self.from_vector = nn.Linear(3, 6), nn.Linear(6, 3)
+        self.to_map, self.from_map = nn.Conv2d(3, 5, 4, stride=4), nn.ConvTranspose2d(5, 3, 4, stride=4)
+        nn.init.constant_(self.to_map.bias, 0.3)
+        self.vector_codec, self.map_codec = Factorized(6, name="v"), Factorized(5, name="m")
+        self.preview_codec = Factorized(3, name="p")
+        self.latents = {
+            "v_hat": LatentSpec("vector", 6, "base"),
+            "m_hat": LatentSpec("map", 5, "detail", stride=4),
+        }
+
+    def _analyse(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        colour = x.mean((2, 3))
+        vector = 8 * self.to_vector(colour)[:, :, None, None]
+        return vector, 8 * self.to_map(x - 0.5), 16 * colour[:, :, None, None]
+
+    def _synthesise(self, output: CodecOutput, size: tuple[int, int], want: Collection[str]) -> CodecOutput:
+        if "pixels" in want and "v_hat" in output.latents:
+            flat = self.from_vector(output.latents["v_hat"])[:, :, None, None].expand(-1, -1, *size)
+            output.pixels_by_layer = {"base": flat}
+            output.x_hat = flat
+            if "m_hat" in output.latents:
+                output.x_hat = output.pixels_by_layer["detail"] = flat + self.from_map(output.latents["m_hat"])
+        return output
+
+    def _forward(self, x: Tensor, rate: float | None, keys: Tensor) -> CodecOutput:
+        codecs = (self.vector_codec, self.map_codec, self.preview_codec)
+        parts = [c(y, keys if self.training else None) for c, y in zip(codecs, self._analyse(x), strict=True)]
+        bits = [code_length(next(iter(part.likelihoods.values()))) for part in parts]
+        output = CodecOutput(
+            tuple(x.shape[-2:]),
+            bits={layer.name: b for layer, b in zip(self.layers, bits, strict=True)},
+            latents={"v_hat": parts[0].y_hat[:, :, 0, 0], "m_hat": parts[1].y_hat},
+            extras={"preview": parts[2].y_hat},
+        )
+        return self._synthesise(output, output.size, ("pixels",))
+
+    def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
+        v, m, p = self._analyse(x)
+        strings = zip(
+            self.vector_codec.compress(v), self.map_codec.compress(m), self.preview_codec.compress(p), strict=True
+        )
+        return [{"base": v, "detail": m, "preview": p} for (v,), (m,), (p,) in strings]
+
+    def _decode(
+        self, strings: Sequence[dict[str, bytes]], size: tuple[int, int], rate: float | None, want: Collection[str]
+    ) -> CodecOutput:
+        output = CodecOutput(size)
+        if "base" in strings[0]:
+            output.latents["v_hat"] = self.vector_codec.decompress([[s["base"]] for s in strings], (1, 1))[:, :, 0, 0]
+        if "detail" in strings[0]:
+            shape = size[0] // 4, size[1] // 4
+            output.latents["m_hat"] = self.map_codec.decompress([[s["detail"]] for s in strings], shape)
+        if "preview" in strings[0]:
+            output.extras["preview"] = self.preview_codec.decompress([[s["preview"]] for s in strings], (1, 1))
+        return self._synthesise(output, size, want)
+
+
+def tiny_codec(name: str) -> Codec:
+    """A small instance of ``configs/codec/<name>.yaml``, or the toy of two layers."""
+    torch.manual_seed(0)
+    if name == "two_layers":
+        return TwoLayers()
+    node = OmegaConf.load(CONFIGS / "codec" / f"{name}.yaml")
+    return instantiate(OmegaConf.merge(node, TINY.get(name, {})))
+
+
+CODECS = [*sorted(path.stem for path in (CONFIGS / "codec").glob("*.yaml")), "two_layers"]
+
+
+@pytest.fixture(params=CODECS)
+def codec(request: pytest.FixtureRequest) -> Codec:
+    """Every shipped codec, tiny, and the toy of two layers, in training mode."""
+    return tiny_codec(request.param)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """Two smooth pictures with some texture, of a size that fits no stride: (2, 3, 70, 90)."""
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(2, 3, 5, 6, generator=generator)
+    smooth = nn.functional.interpolate(coarse, size=(70, 90), mode="bilinear", align_corners=False)
+    return (smooth + 0.05 * torch.randn(2, 3, 70, 90, generator=generator)).clamp(0, 1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hydra() -> Iterator[None]:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        yield
+
+
+def compose_config(*overrides: str) -> DictConfig:
+    """configs/train.yaml with overrides, as ``python train.py`` composes it, without the hydra node."""
+    return compose("train", overrides=list(overrides))
