@@ -1,0 +1,246 @@
+"""ImageDataModule: loaders of keyed training batches and of unpadded evaluation batches over any Source."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from datamodules.loading import EvaluationSamples, TrainingSamples, collate
+from datamodules.samples import Label
+from datamodules.sampling import KeyedBatches, ShardedBatches
+from datamodules.source import InvalidLabel, Source, UnreadableSample, read_checked
+from datamodules.transforms import CentreView, RandomView
+
+__all__ = ["ImageDataModule", "Source", "Split", "UnreadableSample"]
+
+Split = Literal["train", "val", "test"]
+
+SAMPLES_CHECKED = 64
+"""Samples of each split that ``check`` really reads: enough to meet a wrong option, a few seconds at most."""
+
+
+class ImageDataModule(LightningDataModule):
+    """Loaders for a data set of images with any labels.
+
+    A subclass says where the samples are (``source``). Training draws ``num_batches`` batches keyed by (seed,
+    draw) (``for_stage``); evaluation sees every sample exactly once. Batches hold what
+    ``datamodules.samples`` lists.
+
+    Args:
+        batch_size: images in a training batch, over all processes; each of them takes an equal share.
+        eval_batch_size: images in an evaluation batch of one process. Default: the share of ``batch_size`` if
+            ``eval_size`` makes all images one size, else 1.
+        num_workers: loading processes for each loader; 0 loads in the training process.
+        crop: side of the random square window images are trained on, in pixels. Smaller images are enlarged
+            until the shorter side fits. ``None``: whole images, which must then be of one size.
+        eval_size: ``None`` evaluates whole images; otherwise the side of the square that the largest centred
+            square of each image is resized to.
+        flip: probability of a horizontal flip in training.
+        scale: range of the window's share of the image area, e.g. ``(0.3, 1)``; its aspect ratio then varies
+            within 3/4..4/3 and it is resized to ``crop``. ``None``: the window has ``crop`` pixels a side, so
+            pixels keep their scale, which suits compression.
+        colour_jitter: brightness, contrast and saturation change by a factor within 1 - this .. 1 + this.
+        min_size: shorter side that an image must have at least, in pixels (``check``).
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        eval_batch_size: int | None = None,
+        num_workers: int = 2,
+        crop: int | None = None,
+        eval_size: int | None = None,
+        flip: float = 0.5,
+        scale: Sequence[float] | None = None,
+        colour_jitter: float = 0.0,
+        min_size: int = 16,
+    ):
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("min_size", min_size, 1),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}, must be at least {least}")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.min_size = min_size
+        self.train_view = RandomView(crop=crop, flip=flip, scale=scale, colour_jitter=colour_jitter)
+        self.eval_view = CentreView(size=eval_size)
+        self._sources: dict[str, Source] = {}
+        self._stage: dict[str, int] | None = None
+
+    def source(self, split: Split) -> Source:
+        """Opens one split: a subclass lists its samples here (called once for each split).
+
+        Raises:
+            ValueError: the split is not there: which path was looked at, and what should be there.
+        """
+        raise NotImplementedError
+
+    @property
+    def labels(self) -> dict[str, Label]:
+        """What samples are labelled with, {key: Label}."""
+        return self.split("train").labels
+
+    def split(self, name: Split) -> Source:
+        """One split, opened at the first call.
+
+        Raises:
+            ValueError: unknown name, or an empty split.
+        """
+        if name not in ("train", "val", "test"):
+            raise ValueError(f"split is {name!r}, must be one of train, val, test")
+        if name not in self._sources:
+            source = self.source(name)
+            if len(source) == 0:
+                raise ValueError(f"split {name!r} of {type(self).__name__} holds no samples")
+            self._sources[name] = source
+        return self._sources[name]
+
+    def check(self, splits: Sequence[Split] = ("train", "val", "test")) -> dict[str, list[str]]:
+        """Reads up to 64 evenly spaced samples of each split, so that mistakes show before training does.
+
+        Returns:
+            The damaged files among them, {split: [file and reason, ...]}. Training steps over these.
+
+        Raises:
+            ValueError: a split is not there or empty, an image is too small, a label does not fit its image
+                or its range, none of the samples can be read, or images differ in size although batches need
+                one size.
+        """
+        damaged: dict[str, list[str]] = {}
+        for name in splits:
+            source = self.split(name)
+            damaged[name] = []
+            sizes: dict[tuple[int, int], str] = {}
+            places = np.linspace(0, len(source) - 1, min(SAMPLES_CHECKED, len(source))).round().astype(int)
+            for place in places.tolist():
+                try:
+                    height, width = read_checked(source, place)["image"].shape[1:]
+                except InvalidLabel as error:
+                    raise ValueError(
+                        f"split {name!r}: {error}. Correct the labels or the options."
+                    ) from error
+                except UnreadableSample as error:
+                    damaged[name].append(str(error))
+                    continue
+                if min(height, width) < self.min_size:
+                    raise ValueError(
+                        f"split {name!r}: {source.name(place)} is {width}x{height}, shorter than min_size "
+                        f"(={self.min_size}): remove the file or lower min_size"
+                    )
+                sizes[height, width] = source.name(place)
+            if len(damaged[name]) == len(places):
+                raise ValueError(
+                    f"split {name!r}: none of {len(places)} samples can be read, first: {damaged[name][0]}"
+                )
+            self._check_one_size(name, sizes)
+        return damaged
+
+    def _check_one_size(self, split: str, sizes: dict[tuple[int, int], str]) -> None:
+        if split == "train":
+            whole, batch, remedy = self.train_view.crop is None, self.batch_size, "give `crop`"
+        else:
+            whole, batch = self.eval_view.size is None, self.eval_batch_size or 1
+            remedy = "give `eval_size`, or eval_batch_size=1"
+        if whole and batch > 1 and len(sizes) > 1:
+            (size, first), (other, second) = list(sizes.items())[:2]
+            raise ValueError(
+                f"split {split!r}: {first} is {size[1]}x{size[0]} and {second} is {other[1]}x{other[0]}, "
+                f"but batches hold {batch} whole images: {remedy}"
+            )
+
+    def for_stage(self, *, num_batches: int, seed: int, start: int = 0) -> "ImageDataModule":
+        """A copy whose training loader draws the batches of one stage; the copy shares what is already
+        opened.
+
+        Args:
+            num_batches: global batches in the whole stage.
+            seed: of the stage: all its randomness is keyed by (seed, draw).
+            start: first batch to draw, when a killed stage goes on.
+        """
+        stage = copy.copy(self)
+        stage.trainer = None
+        stage._stage = {"num_batches": num_batches, "seed": seed, "start": start}
+        return stage
+
+    def train_dataloader(self) -> DataLoader:
+        """Loader of this process's share of the stage's batches.
+
+        Raises:
+            ValueError: not a copy made by ``for_stage``, or ``batch_size`` does not divide by the processes.
+        """
+        if self._stage is None:
+            raise ValueError("how many batches, and of which seed? Use the copy that for_stage(...) returns")
+        source = self.split("train")
+        rank, world_size = self._rank()
+        batches = KeyedBatches(
+            num_samples=len(source),
+            batch_size=self.batch_size,
+            rank=rank,
+            world_size=world_size,
+            **self._stage,
+        )
+        return self._loader(TrainingSamples(source, self.train_view, seed=self._stage["seed"]), batches)
+
+    def val_dataloader(self) -> DataLoader:
+        """Loader of this process's share of the validation split."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """Loader of this process's share of the test split."""
+        return self._eval_loader("test")
+
+    def _eval_loader(self, split: Split) -> DataLoader:
+        source = self.split(split)
+        rank, world_size = self._rank()
+        one_size = self.eval_view.size is not None
+        batch_size = self.eval_batch_size or (max(1, self.batch_size // world_size) if one_size else 1)
+        batches = ShardedBatches(
+            num_samples=len(source), batch_size=batch_size, rank=rank, world_size=world_size
+        )
+        return self._loader(EvaluationSamples(source, self.eval_view), batches)
+
+    def _loader(
+        self, samples: TrainingSamples | EvaluationSamples, batches: KeyedBatches | ShardedBatches
+    ) -> DataLoader:
+        return DataLoader(
+            samples,
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            # Its own generator: every pass over a loader draws a seed for its workers, and taking that from
+            # the global one would make the model's randomness depend on how often loaders were started.
+            generator=torch.Generator(),
+        )
+
+    def _rank(self) -> tuple[int, int]:
+        """(rank, number of processes)."""
+        if self.trainer is None:
+            return 0, 1
+        if self.trainer.world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
+            # Lightning would swap our batches for a DistributedSampler's: padded, and keyed by rank.
+            raise ValueError(
+                "several processes need Trainer(use_distributed_sampler=False): batches are shared here"
+            )
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Turns ``image`` into float [0, 1]: on the device, for a quarter of the bytes is quicker to move."""
+        if "image" not in batch:
+            return batch
+        return batch | {"image": batch["image"].float().div_(255)}

@@ -1,0 +1,142 @@
+"""ClassFolders: ImageNet-like folders, one for each class."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from datamodules.base import ImageDataModule, Split
+from datamodules.files import checked_root, image_files, place_in_split, read_image
+from datamodules.samples import Label
+
+
+class ClassFolders(ImageDataModule):
+    """Images sorted into ``root/<split>/<class>/``; publishes ``class``, classes in alphabetical order::
+
+        train/<class>/*    val/<class>/*    test/<class>/*
+
+    Where only one of val and test exists (ImageNet), that one is the test split, and a part of train, chosen
+    by file name, is held out as val: nothing is ever tuned on what is reported.
+
+    Args:
+        root: folder of the data set.
+        val_fraction: share of train that is held out as val where there is only one other folder.
+        batch_size: this and the following are those of ``ImageDataModule``.
+
+    Raises:
+        ValueError: ``root`` lacks the folders, a class appears outside train only, or an argument is out of
+            its range.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        val_fraction: float = 0.05,
+        batch_size: int,
+        eval_batch_size: int | None = None,
+        num_workers: int = 2,
+        crop: int | None = None,
+        eval_size: int | None = None,
+        flip: float = 0.5,
+        scale: Sequence[float] | None = None,
+        colour_jitter: float = 0.0,
+        min_size: int = 16,
+    ):
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            crop=crop,
+            eval_size=eval_size,
+            flip=flip,
+            scale=scale,
+            colour_jitter=colour_jitter,
+            min_size=min_size,
+        )
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction is {val_fraction}, must be within 0..1, both excluded")
+        self.root = checked_root(root)
+        self.val_fraction = val_fraction
+        there = [name for name in ("train", "val", "test") if (self.root / name).is_dir()]
+        if "train" not in there or len(there) < 2:
+            raise ValueError(
+                f"root {str(self.root)!r} has the split folders {there}, must have train and at least one of "
+                f"val and test, each holding a folder for every class"
+            )
+        self.held_out = len(there) == 2
+        self.test_folder = there[-1]
+        self.classes = _folders(self.root / "train")
+        if not self.classes:
+            raise ValueError(
+                f"folder {str(self.root / 'train')!r} holds no class folders: expected train/<class>/*"
+            )
+
+    @property
+    def labels(self) -> dict[str, Label]:
+        """``class``: the names of the folders in train."""
+        return {"class": Label(kind="class", names=tuple(self.classes))}
+
+    def source(self, split: Split) -> "ClassifiedFiles":
+        """Lists the images of a split.
+
+        Raises:
+            ValueError: no images, or a class that train does not have.
+        """
+        folder = {"train": "train", "val": "train" if self.held_out else "val", "test": self.test_folder}[
+            split
+        ]
+        unknown = sorted(set(_folders(self.root / folder)) - set(self.classes))
+        if unknown:
+            raise ValueError(
+                f"folder {str(self.root / folder)!r} holds the class {unknown[0]!r}, which train does not "
+                f"have: the folders must have the same names"
+            )
+        names, classes = [], []
+        for number, name in enumerate(self.classes):
+            for file in image_files(self.root / folder / name):
+                path = f"{folder}/{name}/{file}"
+                is_val = self.held_out and place_in_split(path) < self.val_fraction
+                if folder != "train" or is_val == (split == "val"):
+                    names.append(path)
+                    classes.append(number)
+        if not names:
+            raise ValueError(f"folder {str(self.root / folder)!r} holds no images for split {split!r}")
+        return ClassifiedFiles(self.root, names, classes, self.labels)
+
+
+class ClassifiedFiles:
+    """A list of image files and their classes as a Source.
+
+    Args:
+        root: folder the names are relative to.
+        names: paths of the files; also what samples are called.
+        classes: class index of each.
+        labels: what is published.
+    """
+
+    def __init__(self, root: Path, names: list[str], classes: list[int], labels: dict[str, Label]):
+        self.labels = labels
+        self.root = root
+        self.names = names
+        self.classes = classes
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        """Path relative to the root."""
+        return self.names[index]
+
+    def read(self, index: int) -> dict[str, Tensor]:
+        """The picture, upright, and its class."""
+        image = read_image(self.root / self.names[index])
+        return {"image": image, "class": torch.tensor(self.classes[index])}
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(
+        entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )

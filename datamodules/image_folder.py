@@ -1,0 +1,154 @@
+"""ImageFolder: photos without labels, for training codecs and for rate-distortion tests."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from datamodules.base import ImageDataModule, Split
+from datamodules.files import checked_root, image_files, place_in_split, read_image
+from datamodules.samples import Label
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class ImageFolder(ImageDataModule):
+    """Image files below a folder, at any depth. Publishes no labels.
+
+    The splits are, by what is found in ``root``::
+
+        images/train, images/val, images/test      (any of the three)
+        train, val, test                           (any of the three)
+        the image files themselves                 shared out by ``split_fractions``
+
+    Args:
+        root: folder of the data set.
+        split_fractions: shares of (train, val, test) of a folder without split folders; their sum must be 1.
+            A file's split depends on its name alone. A test set such as Kodak is ``(0, 0, 1)``.
+        folders: names the split folders if they are called otherwise, relative to ``root``:
+            ``{"train": "DIV2K_train_HR", "val": "DIV2K_valid_HR"}``.
+        batch_size: this and the following are those of ``ImageDataModule``.
+
+    Raises:
+        ValueError: ``root`` is no folder, or an argument out of its range. A split that is not there, or that
+            holds no images, raises when it is asked for.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        split_fractions: Sequence[float] = (0.9, 0.05, 0.05),
+        folders: Mapping[str, str] | None = None,
+        batch_size: int,
+        eval_batch_size: int | None = None,
+        num_workers: int = 2,
+        crop: int | None = None,
+        eval_size: int | None = None,
+        flip: float = 0.5,
+        scale: Sequence[float] | None = None,
+        colour_jitter: float = 0.0,
+        min_size: int = 16,
+    ):
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            crop=crop,
+            eval_size=eval_size,
+            flip=flip,
+            scale=scale,
+            colour_jitter=colour_jitter,
+            min_size=min_size,
+        )
+        self.root = checked_root(root)
+        self.split_fractions = tuple(split_fractions)
+        if (
+            len(self.split_fractions) != 3
+            or min(self.split_fractions) < 0
+            or abs(sum(self.split_fractions) - 1) > 1e-6
+        ):
+            raise ValueError(
+                f"split_fractions is {self.split_fractions}, must be shares of train, val, test with sum 1"
+            )
+        if folders is not None and not set(folders) <= set(SPLITS):
+            raise ValueError(f"folders names {sorted(folders)}, must name some of {', '.join(SPLITS)}")
+        if folders is None:
+            self.folders = self._split_folders()
+        else:
+            self.folders = {split: self.root / folder for split, folder in folders.items()}
+        for split, folder in self.folders.items():
+            if not folder.is_dir() or not folder.is_relative_to(self.root):
+                raise ValueError(
+                    f"folders[{split!r}] is {str(folder)!r}, must be a folder in the root: correct `folders`"
+                )
+
+    def _split_folders(self) -> dict[str, Path]:
+        for parent in (self.root / "images", self.root):
+            found = {split: parent / split for split in SPLITS if (parent / split).is_dir()}
+            if found:
+                return found
+        return {}
+
+    @property
+    def labels(self) -> dict[str, Label]:
+        """None: photos alone."""
+        return {}
+
+    def source(self, split: Split) -> "ImageFiles":
+        """Lists the images of a split.
+
+        Raises:
+            ValueError: no such split, or no images in it.
+        """
+        if not self.folders:
+            start = sum(self.split_fractions[: SPLITS.index(split)])
+            # In floating point 0.7 + 0.2 + 0.1 is less than 1.
+            stop = 1.0 if split == "test" else start + self.split_fractions[SPLITS.index(split)]
+            names = image_files(self.root)
+            chosen = [name for name in names if start <= place_in_split(name) < stop]
+            if not chosen:
+                raise ValueError(
+                    f"root {str(self.root)!r} gives split {split!r} none of its {len(names)} images: put "
+                    f"images there, or raise its share in split_fractions (={self.split_fractions})"
+                )
+            return ImageFiles(self.root, chosen)
+        if split not in self.folders:
+            raise ValueError(
+                f"root {str(self.root)!r} has no split {split!r}, only {sorted(self.folders)}: add the "
+                f"folder, or say which one it is in `folders`"
+            )
+        folder = self.folders[split]
+        prefix = folder.relative_to(self.root).as_posix()
+        names = [name if prefix == "." else f"{prefix}/{name}" for name in image_files(folder)]
+        if not names:
+            raise ValueError(
+                f"folder {str(folder)!r} of split {split!r} holds no image files: put images there"
+            )
+        return ImageFiles(self.root, names)
+
+
+class ImageFiles:
+    """A list of image files as a Source.
+
+    Args:
+        root: folder the names are relative to.
+        names: paths of the files; also what samples are called.
+    """
+
+    def __init__(self, root: Path, names: list[str]):
+        self.labels: dict[str, Label] = {}
+        self.root = root
+        self.names = names
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        """Path relative to the root."""
+        return self.names[index]
+
+    def read(self, index: int) -> dict[str, Tensor]:
+        """The picture, upright."""
+        return {"image": read_image(self.root / self.names[index])}
