@@ -1,0 +1,67 @@
+"""Code images to real files and decode them again."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.codecs.base import Codec
+from models.outputs import CodecOutput
+
+
+@dataclass
+class Coded:
+    """A batch after a round trip through files.
+
+    Attributes:
+        output: decoded from the files' bytes alone.
+        file_bits: 8 x file length of each image, float (B,).
+        estimated: {layer: (B,)} bits that ``forward`` estimated.
+    """
+
+    output: CodecOutput
+    file_bits: Tensor
+    estimated: dict[str, Tensor]
+
+    def bits_for(self, layers: Collection[str]) -> Tensor:
+        """File bits without the layers that are not in ``layers``: what somebody who reads only those pays, (B,)."""
+        left_out = [bits for name, bits in self.output.bits.items() if name not in layers]
+        return self.file_bits - sum(left_out)
+
+    def gaps(self) -> dict[str, float]:
+        """{layer: real - estimated bits of the batch} of the layers whose real bits exceed 1.02 x estimate + 200 an image."""
+        gaps = {}
+        for layer, real in self.output.bits.items():
+            estimated = self.estimated[layer].cpu()
+            if bool((real > 1.02 * estimated + 200).any()):
+                gaps[layer] = float((real - estimated).sum())
+        return gaps
+
+
+@torch.no_grad()
+def code(
+    codec: Codec, x: Tensor, rate: float | None = None, *, want: Collection[str] = ("pixels", "latents")
+) -> Coded:
+    """x -> files -> decode.
+
+    Args:
+        codec: in evaluation mode.
+        x: images (B, 3, H, W) in [0, 1].
+        rate: the codec's native rate value.
+        want: what to decode.
+    """
+    files = [codec.serialise(bitstream) for bitstream in codec.compress(x, rate)]
+    output = codec.decompress([codec.parse(data) for data in files], want=want)
+    output.x_hat = None if output.x_hat is None else output.x_hat.to(x.device)
+    output.latents = {name: latent.to(x.device) for name, latent in output.latents.items()}
+    file_bits = torch.tensor([8.0 * len(data) for data in files])
+    return Coded(output, file_bits, codec(x, rate).bits)
+
+
+@torch.no_grad()
+def header_bytes(codec: Codec, size: tuple[int, int], rate: float | None = None) -> int:
+    """Length of the file of a flat grey image: what the container costs before it holds anything."""
+    parameter = next(codec.parameters(), torch.zeros(()))
+    grey = torch.full((1, 3, *size), 0.5, device=parameter.device)
+    return len(codec.serialise(codec.compress(grey, rate)[0]))

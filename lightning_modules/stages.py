@@ -1,0 +1,167 @@
+"""Stage: what trains now, on what, for how long, from where; and what frozen means."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from losses.objective import Objective
+from losses.schedules import Scalar
+from models.entropy.tables import is_table
+
+
+@dataclass
+class Update:
+    """One optimiser step: which weights follow which objective.
+
+    Args:
+        trainable: {part: multiplier of the learning rate}. A part is a module's path in the system, such as ``codec``,
+            ``codec.g_a``, ``tasks``, ``tasks.parsing``, or one of the codec's roles ``codec.encoder``, ``codec.decoder``.
+            Everything else is frozen.
+        objective: what is minimised.
+        optimiser: called with parameter groups, e.g. a partial of ``torch.optim.Adam``.
+        lr_schedule: multiplier of the learning rate over the stage.
+        clip: largest norm of the gradient, quantiles apart; ``None`` for no clipping.
+        aux_lr: learning rate of the factorised priors' quantiles.
+    """
+
+    trainable: Mapping[str, float]
+    objective: Objective
+    optimiser: Callable[[list[dict[str, Any]]], Optimizer]
+    lr_schedule: Scalar = 1.0
+    clip: float | None = 1.0
+    aux_lr: float = 1e-3
+
+
+@dataclass
+class Stage:
+    """One fit with one trainable set, one objective an update, one data set.
+
+    Args:
+        num_batches: how many batches it draws.
+        updates: {name: Update}: one normally, several when networks train against each other.
+        settings: {attribute of the codec: value} while the stage runs, e.g. ``{"quantise": "noise"}``.
+        num_validations: how often the validation split is read, evenly spaced, the last time at the end.
+        data: the data it draws from; ``None`` for the experiment's.
+        init_from: {module path: "checkpoint[:prefix]"}, loaded before the stage begins. The prefix is where the module
+            lies in the checkpoint, by default its own path.
+
+    Raises:
+        ValueError: a number is out of range or there is no update.
+    """
+
+    num_batches: int
+    updates: Mapping[str, Update]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    num_validations: int = 4
+    data: LightningDataModule | None = None
+    init_from: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("num_batches", "num_validations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.updates:
+            raise ValueError("the stage has no updates: it would train nothing")
+
+    @property
+    def trainable(self) -> set[str]:
+        """All parts that any update trains."""
+        return {part for update in self.updates.values() for part in update.trainable}
+
+
+def modules_of(system: nn.Module, part: str) -> list[nn.Module]:
+    """The modules that a part of ``trainable`` or ``init_from`` names.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    roles = {"codec.encoder": system.codec.encoder, "codec.decoder": system.codec.decoder}
+    known = dict(system.named_modules())
+    paths = [f"codec.{path}" for path in roles[part]] if part in roles else [part]
+    found = [known[path] for path in paths if path in known]
+    if not found:
+        children = sorted(p for p in known if p and p.count(".") <= 1 and p.partition(".")[0] in ("codec", "tasks"))
+        raise ValueError(f"part {part!r} is no module; there are {children}, codec.encoder and codec.decoder")
+    return found
+
+
+def freeze_all_but(system: nn.Module, parts: Mapping[str, float]) -> dict[nn.Parameter, float]:
+    """Let only ``parts`` move: requires_grad off elsewhere.
+
+    Returns:
+        {trainable parameter: multiplier of its learning rate}.
+
+    Raises:
+        ValueError: nothing would train, or a part has no parameters.
+    """
+    scales: dict[nn.Parameter, float] = {}
+    for part, scale in parts.items():
+        parameters = [p for module in modules_of(system, part) for p in module.parameters()]
+        if not parameters:
+            raise ValueError(f"part {part!r} has no parameters to train")
+        scales.update(dict.fromkeys(parameters, float(scale)))
+    if not scales:
+        raise ValueError("the stage trains nothing: name at least one part in `trainable`")
+    for parameter in system.parameters():
+        parameter.requires_grad_(parameter in scales)
+    return scales
+
+
+def set_modes(module: nn.Module, training: bool) -> None:
+    """Training mode for every module that holds a trainable parameter, evaluation mode for all others.
+
+    A frozen batch norm in training mode would still move its statistics, a frozen dropout still drop.
+    """
+    module.train(training)
+    if training:
+        for child in module.modules():
+            if not any(p.requires_grad for p in child.parameters()) and any(True for _ in child.parameters()):
+                child.train(False)
+
+
+def frozen_state(system: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Everything that must not move: parameters without gradient, and buffers of modules that are wholly frozen."""
+    for path, module in system.named_modules():
+        if path.partition(".")[0] not in ("codec", "tasks"):
+            continue
+        moving = any(p.requires_grad for p in module.parameters())
+        own = [(n, p) for n, p in module.named_parameters(recurse=False) if not p.requires_grad]
+        own += [] if moving else list(module.named_buffers(recurse=False))
+        yield from ((f"{path}.{name}", tensor) for name, tensor in own if not is_table(name))
+
+
+def fingerprint(state: Iterator[tuple[str, Tensor]]) -> dict[str, str]:
+    """{name: hash of the tensor's bytes}."""
+    return {
+        name: hashlib.blake2b(tensor.detach().cpu().contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+        for name, tensor in state
+    }
+
+
+def load_into(system: nn.Module, part: str, source: str) -> None:
+    """Load ``"checkpoint[:prefix]"`` into a part of the system.
+
+    Raises:
+        ValueError: no such file, or its weights do not fit; the message says which.
+    """
+    path, _, prefix = source.partition(":")
+    if not Path(path).is_file():
+        raise ValueError(f"init_from: {part}: there is no checkpoint {path!r}")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state)
+    start = (prefix or part) + "."
+    state = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+    if not state:
+        raise ValueError(f"init_from: {part}: {path} holds no weights under {start!r}")
+    (module,) = modules_of(system, part)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"init_from: {part}: the weights in {path} do not fit: {error}") from error

@@ -1,0 +1,34 @@
+"""Distortion: how far the decoded picture is from the original. One unweighted term each, mean over the batch."""
+
+from torch import Tensor, nn
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+from models.outputs import CodecOutput
+
+
+class MSE(nn.Module):
+    """Mean squared error on the scale of 8-bit values: 255**2 * mean((x_hat - x)**2).
+
+    The scale is CompressAI's, so that its lambdas keep their meaning.
+    """
+
+    def forward(self, output: CodecOutput, batch: dict) -> Tensor:
+        """Scalar >= 0."""
+        return 255**2 * (output.x_hat.float() - batch["image"]).square().mean()
+
+
+class MSSSIM(nn.Module):
+    """1 - MS-SSIM, in [0, 1]. Both sides of the image must exceed 160 pixels (five scales of an 11-tap window).
+
+    Reference: Wang et al., Multiscale structural similarity for image quality assessment, Asilomar 2003.
+    """
+
+    def forward(self, output: CodecOutput, batch: dict) -> Tensor:
+        """Scalar in [0, 1].
+
+        Raises:
+            ValueError: the image is too small.
+        """
+        if min(output.size) <= 160:
+            raise ValueError(f"MS-SSIM needs sides above 160 pixels, these images are {output.size}: train with larger crops")
+        return 1 - multiscale_structural_similarity_index_measure(output.x_hat.float(), batch["image"], data_range=1.0)
