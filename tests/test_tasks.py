@@ -1,0 +1,399 @@
+"""Tasks: a contract for every yaml in configs/task, and numbers against slow independent versions."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from datamodules.samples import IGNORE, MISSING, Label
+from models.outputs import CodecOutput, LatentSpec
+from tasks.classification import Classification
+from tasks.cross_entropy import cross_entropy_sum
+from tasks.segmentation import Segmentation
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "task").glob("*.yaml"))
+SIZE = (70, 90)
+STRIDE = 16
+READABLE = {
+    "pixels": LatentSpec("map", 3, "base", stride=1),
+    "y_hat": LatentSpec("map", 48, "base", stride=STRIDE),
+    "enhancement": LatentSpec("map", 8, "top", stride=STRIDE),
+    "style": LatentSpec("vector", 32, "base"),
+}
+LABELS = {
+    "class": Label("class", tuple(f"class {i}" for i in range(12))),
+    "few": Label("class", ("cat", "dog", "cow")),
+    "mask": Label("mask", ("background", "skin", "hair", "mouth")),
+    "attributes": Label("attributes", ("smiling", "glasses", "hat")),
+    "landmarks": Label("landmarks", ("left eye", "right eye", "nose")),
+}
+
+
+def random_output(batch: int) -> CodecOutput:
+    height, width = -(-SIZE[0] // STRIDE), -(-SIZE[1] // STRIDE)
+    latents = {
+        "y_hat": torch.randn(batch, 48, height, width),
+        "enhancement": torch.randn(batch, 8, height, width),
+        "style": torch.randn(batch, 32),
+    }
+    return CodecOutput(size=SIZE, x_hat=torch.rand(batch, 3, *SIZE), latents=latents)
+
+
+def random_target(label: Label, batch: int) -> Tensor:
+    """Labels with nothing missing, as a batch holds them (datamodules/samples.py)."""
+    num = len(label.names)
+    if label.kind == "class":
+        return torch.randint(num, (batch,))
+    if label.kind == "mask":
+        return torch.randint(num, (batch, *SIZE))
+    if label.kind == "attributes":
+        return torch.randint(2, (batch, num))
+    if label.kind == "landmarks":
+        return torch.rand(batch, num, 2) * torch.tensor([SIZE[1], SIZE[0]])
+    pytest.skip(f"no random target for labels of kind {label.kind}")
+
+
+def build(config: Path):
+    torch.manual_seed(0)
+    return instantiate(OmegaConf.load(config))(READABLE, LABELS)
+
+
+def first_half(output: CodecOutput, batch: int) -> CodecOutput:
+    half = batch // 2
+    latents = {name: tensor[:half] for name, tensor in output.latents.items()}
+    return CodecOutput(size=output.size, x_hat=output.x_hat[:half], latents=latents)
+
+
+# --------------------------------------------------------------------------- contract, every configs/task
+
+every_task = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+
+
+@every_task
+def test_loss_reaches_every_parameter(config):
+    task = build(config)
+    target = random_target(task.label, 4)
+    result = task(random_output(4), {task.target: target})
+    assert result.preds.shape[0] == 4
+    assert result.loss_sum.shape == result.count.shape == ()
+    assert result.loss_sum.dtype == torch.float32
+    assert result.count.dtype == torch.float32
+    assert torch.isfinite(result.loss_sum)
+    assert result.count > 0
+    (result.loss_sum / result.count).backward()
+    for name, parameter in task.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+@every_task
+def test_loss_falls_on_one_batch(config):
+    task = build(config)
+    output, target = random_output(2), random_target(task.label, 2)
+    optimiser = torch.optim.Adam(task.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(4):
+        result = task(output, {task.target: target})
+        loss = result.loss_sum / result.count
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+@every_task
+def test_missing_labels_do_not_count(config):
+    task = build(config).eval()  # batch statistics must not mix the halves
+    output, target = random_output(4), random_target(task.label, 4)
+    half_missing = target.clone()
+    half_missing[2:] = task.label.missing
+    half = task(first_half(output, 4), {task.target: target[:2]})
+    partly = task(output, {task.target: half_missing})
+    torch.testing.assert_close(partly.count, half.count)
+    torch.testing.assert_close(partly.loss_sum, half.loss_sum, rtol=1e-4, atol=1e-4)
+
+
+@every_task
+def test_without_any_label_the_loss_is_zero_and_keeps_the_graph(config):
+    task = build(config)
+    target = torch.full_like(random_target(task.label, 2), task.label.missing)
+    result = task(random_output(2), {task.target: target})
+    assert result.loss_sum.item() == 0
+    assert result.count.item() == 0
+    result.loss_sum.backward()
+    for name, parameter in task.named_parameters():
+        assert parameter.grad is not None, name
+        assert (parameter.grad == 0).all(), name
+
+
+@every_task
+def test_metrics_take_what_the_task_gives(config):
+    task = build(config).eval()
+    metrics = task.metrics()
+    assert task.monitor in metrics
+    target = random_target(task.label, 3)
+    target[-1] = task.label.missing
+    for _ in range(2):
+        with torch.no_grad():
+            metrics.update(task.predict(random_output(3)), target)
+    values = metrics.compute()
+    assert all(torch.isfinite(value) for value in values.values()), values
+    assert all(metric.higher_is_better is not None for metric in metrics.values())
+
+
+@every_task
+def test_illustrate_draws_a_picture(config):
+    task = build(config).eval()
+    with torch.no_grad():
+        preds = task.predict(random_output(1))[0]
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    before = image.copy()
+    target = random_target(task.label, 1)[0]
+    for label in (target, torch.full_like(target, task.label.missing)):
+        picture, caption = task.illustrate(image, preds, label)
+        assert picture.shape == (*SIZE, 3)
+        assert picture.dtype == np.uint8
+        assert 0 < len(caption) <= 60
+        assert "\n" not in caption
+    assert (image == before).all()
+
+
+@every_task
+def test_criterion_is_computed_in_float32_under_autocast(config):
+    task = build(config).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = task(random_output(2), {task.target: random_target(task.label, 2)})
+    assert result.loss_sum.dtype == torch.float32
+    assert torch.isfinite(result.loss_sum)
+
+
+@every_task
+def test_predictions_need_no_labels_and_survive_saving(config):
+    task, other = build(config).eval(), build(config).eval()
+    other.load_state_dict(task.state_dict())
+    output = random_output(2)
+    with torch.no_grad():
+        torch.testing.assert_close(task.predict(output), other.predict(output))
+
+
+@every_task
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_nothing_waits_for_the_gpu(config):
+    task = build(config).cuda()
+    output = random_output(2)
+    output.x_hat = output.x_hat.cuda()
+    output.latents = {name: tensor.cuda() for name, tensor in output.latents.items()}
+    batch = {task.target: random_target(task.label, 2).cuda()}
+    task(output, batch)  # the first call may set things up
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        task(output, batch).loss_sum.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# ----------------------------------------------------------------------------------------- base class
+
+
+class Constant(nn.Module):
+    """A head that answers with its parameter, whatever it reads."""
+
+    def __init__(self, specs, num_outputs: int, *, shape: tuple[int, ...] = ()):
+        super().__init__()
+        self.specs = specs
+        self.logits = nn.Parameter(torch.randn(num_outputs, *shape))
+
+    def forward(self, *tensors: Tensor, size: tuple[int, int]) -> Tensor:
+        self.read, self.size = tensors, size
+        return self.logits.expand(len(tensors[0]), *self.logits.shape)
+
+
+def test_head_gets_what_is_read_in_order():
+    task = Classification(READABLE, LABELS, reads=["style", "y_hat"], target="class", head=Constant)
+    output = random_output(2)
+    task.predict(output)
+    assert task.head.specs == [READABLE["style"], READABLE["y_hat"]]
+    assert task.head.read[0] is output.latents["style"]
+    assert task.head.read[1] is output.latents["y_hat"]
+    assert task.head.size == SIZE
+    assert task.head.logits.shape == (12,)
+
+
+def test_task_names_the_layers_it_pays_for():
+    make = partial(Classification, READABLE, LABELS, target="class", head=Constant)
+    assert make(reads="y_hat").layers == ("base",)
+    assert make(reads=["style", "enhancement", "y_hat"]).layers == ("base", "top")
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        (Classification, {"reads": "z_hat"}, "reads 'z_hat'.*it has .*'y_hat'"),
+        (Classification, {"reads": []}, "at least one"),
+        (Classification, {"reads": ["pixels", "pixels"]}, "each once"),
+        (Classification, {"target": "colour"}, "'colour' is not a label of this data set; it has .*'mask'"),
+        (
+            Classification,
+            {"target": "mask"},
+            "Classification needs a label of kind 'class', but 'mask' is 'mask'",
+        ),
+        (Segmentation, {"target": "class"}, "Segmentation needs a label of kind 'mask'"),
+        (Classification, {"class_weights": [1.0, 2.0]}, "`class_weights` must be 12 positive numbers"),
+        (
+            Segmentation,
+            {"target": "mask", "class_weights": [1, 1, 0, 1]},
+            "`class_weights` must be 4 positive",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(task, options, message):
+    with pytest.raises(ValueError, match=message):
+        task(READABLE, LABELS, **{"reads": "pixels", "target": "class", "head": Constant, **options})
+
+
+def test_more_classes_than_a_mask_can_tell_from_no_label():
+    labels = {"mask": Label("mask", tuple(map(str, range(256))))}
+    with pytest.raises(ValueError, match="256 classes, but the mask value 255 means no label"):
+        Segmentation(READABLE, labels, reads="pixels", target="mask", head=Constant)
+
+
+# ------------------------------------------------------------------------------------------- numerics
+
+
+def slow_cross_entropy(logits, target, *, missing, weights, smoothing):
+    """(sum, count) entry by entry, from the definition."""
+    logits, target = logits.double().numpy(), target.numpy()
+    num_classes = logits.shape[1]
+    logits = np.moveaxis(logits, 1, -1).reshape(-1, num_classes)
+    total, count = 0.0, 0.0
+    for row, t in zip(logits, target.reshape(-1), strict=True):
+        if t == missing:
+            continue
+        log_p = row - np.log(np.exp(row).sum())
+        wanted = np.full(num_classes, smoothing / num_classes)
+        wanted[t] += 1 - smoothing
+        total += -(weights * wanted * log_p).sum()
+        count += weights[t]
+    return total, count
+
+
+@pytest.mark.parametrize("shape", [(), (3, 5)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [None, [0.5, 1.0, 4.0, 2.0]])
+@pytest.mark.parametrize("missing", [MISSING, IGNORE])
+def test_cross_entropy_against_the_definition(shape, smoothing, weights, missing):
+    logits, target = torch.randn(6, 4, *shape), torch.randint(4, (6, *shape))
+    target[1] = missing
+    loss_sum, count = cross_entropy_sum(
+        logits,
+        target,
+        missing=missing,
+        class_weights=None if weights is None else torch.tensor(weights),
+        label_smoothing=smoothing,
+    )
+    expected = slow_cross_entropy(
+        logits, target, missing=missing, weights=np.array(weights or [1.0] * 4), smoothing=smoothing
+    )
+    np.testing.assert_allclose((loss_sum.item(), count.item()), expected, rtol=1e-5)
+
+
+def test_sums_and_counts_of_parts_add_up_to_the_whole():
+    """What two ranks add up is what one process has: the (sum, count) contract."""
+    weights = torch.tensor([1.0, 3.0, 0.2])
+    logits, target = torch.randn(8, 3, 4, 4), torch.randint(3, (8, 4, 4))
+    target[0, :2] = IGNORE
+    whole = cross_entropy_sum(logits, target, missing=IGNORE, class_weights=weights)
+    parts = [
+        cross_entropy_sum(logits[i : i + 2], target[i : i + 2], missing=IGNORE, class_weights=weights)
+        for i in range(0, 8, 2)
+    ]
+    for k in (0, 1):
+        torch.testing.assert_close(sum(part[k] for part in parts), whole[k])
+
+
+def slow_miou(preds: np.ndarray, target: np.ndarray, num_classes: int) -> float:
+    preds, target = preds[target != IGNORE], target[target != IGNORE]
+    ious = []
+    for k in range(num_classes):
+        union = ((preds == k) | (target == k)).sum()
+        if union:
+            ious.append(((preds == k) & (target == k)).sum() / union)
+    return float(np.mean(ious))
+
+
+@pytest.mark.parametrize("seen", [(0, 1, 2, 3), (0, 3), (2,)])
+def test_miou_against_numpy(seen):
+    """Classes absent from prediction and target do not count; the set is pooled before the ratio."""
+    task = Segmentation(READABLE, LABELS, reads="pixels", target="mask", head=Constant)
+    metrics = task.metrics()
+    all_preds, all_targets = [], []
+    for _ in range(3):
+        target = torch.tensor(seen)[torch.randint(len(seen), (2, 9, 7))]
+        guess = torch.where(torch.rand(2, 9, 7) < 0.6, target, torch.tensor(seen)[0])
+        target[:, :2] = IGNORE
+        guess[:, 0] = 1  # where nothing is labelled, a class predicted only there does not occur
+        logits = nn.functional.one_hot(guess, 4).movedim(-1, 1) * 5.0 + torch.rand(2, 4, 9, 7)
+        metrics.update(logits, target)
+        all_preds.append(guess.numpy())
+        all_targets.append(target.numpy())
+    preds, target = np.concatenate(all_preds), np.concatenate(all_targets)
+    values = metrics.compute()
+    assert values["miou"].item() == pytest.approx(slow_miou(preds, target, 4), abs=1e-6)
+    labelled = target != IGNORE
+    assert values["pixel_accuracy"].item() == pytest.approx((preds == target)[labelled].mean(), abs=1e-6)
+
+
+def test_class_predicted_but_never_there_counts_as_zero():
+    task = Segmentation(READABLE, LABELS, reads="pixels", target="mask", head=Constant)
+    metrics = task.metrics()
+    guess = torch.tensor([[[0, 0, 0, 1]]])
+    metrics.update(nn.functional.one_hot(guess, 4).movedim(-1, 1).float(), torch.zeros_like(guess))
+    assert metrics.compute()["miou"].item() == pytest.approx((3 / 4 + 0) / 2)
+
+
+def test_accuracies_against_numpy():
+    task = Classification(READABLE, LABELS, reads="pixels", target="class", head=Constant)
+    metrics = task.metrics()
+    logits, target = torch.randn(50, 12), torch.randint(12, (50,))
+    target[::4] = MISSING
+    metrics.update(logits[:20], target[:20])
+    metrics.update(logits[20:], target[20:])
+    values = metrics.compute()
+    labelled = (target != MISSING).numpy()
+    ranks = (-logits).argsort(1).numpy()
+    for k in (1, 5):
+        hits = (ranks[:, :k] == target.numpy()[:, None]).any(1)[labelled]
+        assert values[f"top{k}"].item() == pytest.approx(hits.mean(), abs=1e-6)
+
+
+def test_few_classes_have_no_top5():
+    task = Classification(READABLE, LABELS, reads="pixels", target="few", head=Constant)
+    assert list(task.metrics()) == ["top1"]
+
+
+# --------------------------------------------------------------------------------------- illustrations
+
+
+def test_captions_of_a_classification():
+    task = Classification(READABLE, LABELS, reads="pixels", target="few", head=Constant)
+    image, cat = np.zeros((4, 4, 3), np.uint8), torch.tensor([2.0, 0.0, 1.0])
+    assert task.illustrate(image, cat, torch.tensor(0))[1] == "cat"
+    assert task.illustrate(image, cat, torch.tensor(1))[1] == "cat (is dog)"
+    assert task.illustrate(image, cat, torch.tensor(MISSING))[1] == "cat"
+
+
+def test_overlay_of_a_segmentation():
+    task = Segmentation(READABLE, LABELS, reads="pixels", target="mask", head=Constant)
+    image, target = np.full((2, 2, 3), 100, np.uint8), torch.tensor([[0, 1], [2, 2]])
+    preds = nn.functional.one_hot(torch.tensor([[0, 1], [2, 1]]), 4).movedim(-1, 0).float()
+    picture, caption = task.illustrate(image, preds, target)
+    assert caption == "mIoU 0.67"  # (1 + 1/2 + 1/2) / 3
+    assert (picture[0, 1] == picture[1, 1]).all()
+    assert (picture[0, 0] != picture[1, 0]).any()
