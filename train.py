@@ -7,10 +7,12 @@
     python train.py --help                                 all groups and keys
 """
 
+import logging
 import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,19 @@ def main(cfg: DictConfig) -> None:
         sys.exit(143)
 
 
+def _quieten() -> None:
+    """Silence what Lightning says that is meant here, or is advertisement."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*module\\(s\\) in eval mode at the start of training.*",  # frozen parts are, on purpose
+        ".*treespec, LeafSpec.*",
+        ".*does not have many workers.*",
+        ".*dataloader is not resumable.*",  # its sampler starts where the stage stopped
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
 if __name__ == "__main__":
+    _quieten()
     torch.set_float32_matmul_precision("high")
     main()

@@ -18,7 +18,9 @@ from models.outputs import CodecOutput, LatentSpec, Layer
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 TINY = {
-    "mean_scale": {"width": 8, "latent_channels": 12, "num_stages": 3},
+    "mean_scale": {"width": 8, "latent_channels": 12, "num_stages": 4},
+    "mean_scale_small": {"width": 6, "latent_channels": 8, "num_stages": 2},
+    "mean_scale_tiny": {"width": 8, "latent_channels": 12, "num_stages": 3},
     "compressai_mbt2018_mean": {"arguments": {"N": 8, "M": 12}},
     "compressai_elic": {"arguments": {"N": 8, "M": 12, "groups": [4, 8]}},
 }
@@ -60,7 +62,7 @@ class TwoLayers(Codec):
                 output.x_hat = output.pixels_by_layer["detail"] = flat + self.from_map(output.latents["m_hat"])
         return output
 
-    def _forward(self, x: Tensor, rate: float | None, keys: Tensor) -> CodecOutput:
+    def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
         codecs = (self.vector_codec, self.map_codec, self.preview_codec)
         parts = [c(y, keys if self.training else None) for c, y in zip(codecs, self._analyse(x), strict=True)]
         bits = [code_length(next(iter(part.likelihoods.values()))) for part in parts]

@@ -49,8 +49,8 @@ class Codec(nn.Module):
 
     # -- what a subclass implements ------------------------------------------------------------------------------
 
-    def _forward(self, x: Tensor, rate: float | None, keys: Tensor) -> CodecOutput:
-        """Estimate on padded images; ``keys`` (B,) seed the noise. ``size`` in the result is set by the caller."""
+    def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
+        """Estimate on padded images; ``keys`` (B,) seed training noise, ``None`` in evaluation. ``size`` of the result is set by the caller."""
         raise NotImplementedError
 
     def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
@@ -100,14 +100,14 @@ class Codec(nn.Module):
             x: images (B, 3, H, W) of any size.
             rate: one of ``rates`` (or what the codec accepts between them); ``None`` for codecs of one rate.
             keys: one key for each sample, int64 (B,), from ``sample_keys``: makes training noise independent of rank
-                and batch. Default: drawn from torch's global generator.
+                and batch. Default: drawn from torch's global generator. Evaluation uses none.
 
         Returns:
             Estimated bits by layer, latents as a decoder has them, and the decoded image. In training, latents are
             rounded with a straight-through gradient, and noise enters the rate estimate alone.
         """
         rate = self._check_rate(rate)
-        if keys is None:
+        if keys is None and self.training:
             keys = torch.randint(1 << 32, (len(x),)).to(x.device)
         output = self._forward(pad_to_stride(x, self.stride), rate, keys)
         return self._cropped(output, tuple(x.shape[-2:]))

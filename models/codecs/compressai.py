@@ -71,7 +71,7 @@ class CompressAICodec(Codec):
         y = self.model.g_a(torch.zeros(1, 3, 64, 64))
         return 64 // y.shape[-1], y.shape[1]
 
-    def _forward(self, x: Tensor, rate: float | None, keys: Tensor) -> CodecOutput:
+    def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
         captured: dict[str, Tensor] = {}
 
         def see_y(module: nn.Module, inputs: tuple[Tensor], y: Tensor) -> None:
@@ -151,7 +151,7 @@ def _hooks(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
 
 
 @contextmanager
-def _keyed(model: nn.Module, keys: Tensor, training: bool) -> Iterator[None]:
+def _keyed(model: nn.Module, keys: Tensor | None, training: bool) -> Iterator[None]:
     """Give every entropy model inside our quantisation while the block runs."""
     with ExitStack() as stack:
         for salt, (_, entropy_model) in enumerate(tables.entropy_models(model)):
@@ -165,7 +165,7 @@ def _restore(model: EntropyModel) -> None:
     del model.forward, model.quantize
 
 
-def _forward_of(model: EntropyModel, keys: Tensor, training: bool, salt: int) -> Callable[..., tuple[Tensor, Tensor]]:
+def _forward_of(model: EntropyModel, keys: Tensor | None, training: bool, salt: int) -> Callable[..., tuple[Tensor, Tensor]]:
     original = type(model).forward
 
     def forward(y: Tensor, *parameters: Tensor | None, **named: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -181,7 +181,7 @@ def _forward_of(model: EntropyModel, keys: Tensor, training: bool, salt: int) ->
     return forward
 
 
-def _quantise_of(model: EntropyModel, keys: Tensor, salt: int) -> Callable[..., Tensor]:
+def _quantise_of(model: EntropyModel, keys: Tensor | None, salt: int) -> Callable[..., Tensor]:
     original = type(model).quantize
 
     def quantise(y: Tensor, mode: str, means: Tensor | None = None) -> Tensor:

@@ -56,7 +56,7 @@ class TransformCodec(Codec):
         self.stride, self.latent_stride, self.quantise = stride, latent_stride, quantise
         self.latents = {"y_hat": LatentSpec("map", latent_channels, "base", stride=latent_stride)}
 
-    def _forward(self, x: Tensor, rate: float | None, keys: Tensor) -> CodecOutput:
+    def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
         y = self._analyse(x)
         with torch.autocast(x.device.type, enabled=False):
             latent = self.latent_codec(y, keys if self.training else None)

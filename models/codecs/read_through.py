@@ -33,7 +33,7 @@ class ReadThrough(Codec):
             for name, spec in reader.latents.items()
         }
 
-    def _forward(self, x: Tensor, rate: float | None, keys: Tensor) -> CodecOutput:
+    def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
         return self._read(self.codec._forward(x, rate, keys))
 
     def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:

@@ -24,7 +24,7 @@ class StandardCodec(Codec):
         """A whole file -> uint8 (H, W, 3) RGB."""
         raise NotImplementedError
 
-    def _forward(self, x: Tensor, rate: float | None, keys: Tensor) -> CodecOutput:
+    def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
         strings = self._encode(x.detach(), rate)
         output = self._decode(strings, tuple(x.shape[-2:]), rate, ("pixels",))
         output.x_hat = output.x_hat.to(x)
