@@ -1,10 +1,10 @@
 """Train a codec and its tasks: every stage of an experiment, from one command.
 
-    python train.py                                        the quickstart, minutes on two CPU cores
-    python train.py experiment=NAME key=value ...          another experiment, with changes
-    python train.py -m experiment=NAME lmbda=0.005,0.02    a lambda sweep
-    python train.py resume=RUN_DIR                         go on where a run stopped
-    python train.py --help                                 all groups and keys
+python train.py                                        the quickstart, minutes on two CPU cores
+python train.py experiment=NAME key=value ...          another experiment, with changes
+python train.py -m experiment=NAME lmbda=0.005,0.02    a lambda sweep
+python train.py resume=RUN_DIR                         go on where a run stopped
+python train.py --help                                 all groups and keys
 """
 
 import logging
@@ -57,7 +57,7 @@ def build(cfg: DictConfig, run_dir: Path) -> Experiment:
         stages={name: _stage(node, cfg.data) for name, node in cfg.schedule.items()},
         data=data,
         make_trainer=instantiate(cfg.trainer),
-        make_callbacks=lambda: list(instantiate(cfg.callbacks).values()),
+        make_callbacks=lambda: [c for c in instantiate(cfg.callbacks).values() if c is not None],
         loggers=[RunCSV(run_dir / "metrics.csv"), *instantiate(cfg.logger or {}).values()],
         baselines=instantiate(cfg.baselines, _convert_="all"),
         seed=cfg.seed,

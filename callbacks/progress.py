@@ -32,7 +32,9 @@ class StageProgress(ProgressBar):
         if self._enabled:
             # A file or a pipe gets a line now and then instead of a bar that overwrites itself.
             quiet = not sys.stderr.isatty()
-            self._bar = tqdm(total=total, desc=title, dynamic_ncols=not quiet, mininterval=30 if quiet else 0.2, leave=True)
+            self._bar = tqdm(
+                total=total, desc=title, dynamic_ncols=not quiet, mininterval=30 if quiet else 0.2, leave=True
+            )
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -80,7 +80,9 @@ class Measures(nn.Module):
         x_hat = to_8bit(output.x_hat.float())
         self.add("psnr", psnr(x_hat, x))
         if min(output.size) >= MS_SSIM_MIN_SIDE:
-            values = multiscale_structural_similarity_index_measure(x_hat, x, data_range=1.0, reduction="none")
+            values = multiscale_structural_similarity_index_measure(
+                x_hat, x, data_range=1.0, reduction="none"
+            )
             self.add("ms_ssim", values.reshape(-1))
 
     def add_tasks(self, outputs: Mapping[str, TaskOutput], targets: Mapping[str, Tensor]) -> None:

@@ -9,7 +9,13 @@ Row = dict[str, Any]
 
 
 def make_row(
-    codec: str, values: Mapping[str, float], *, seed: int, command: str, rate: float | None = None, task_head: str = "own"
+    codec: str,
+    values: Mapping[str, float],
+    *,
+    seed: int,
+    command: str,
+    rate: float | None = None,
+    task_head: str = "own",
 ) -> Row:
     """One row of results.
 
@@ -49,7 +55,14 @@ def table(rows: Sequence[Row], monitors: Mapping[str, str]) -> str:
         rows: from ``make_row``.
         monitors: {task: the metric to show}.
     """
-    head = ["codec", "rate", "bpp", "payload", "PSNR", *(f"{task} {metric}" for task, metric in monitors.items())]
+    head = [
+        "codec",
+        "rate",
+        "bpp",
+        "payload",
+        "PSNR",
+        *(f"{task} {metric}" for task, metric in monitors.items()),
+    ]
     lines = [head]
     for row in rows:
         tasks = [_number(row["tasks"].get(f"{task}/{metric}"), 4) for task, metric in monitors.items()]
@@ -57,8 +70,13 @@ def table(rows: Sequence[Row], monitors: Mapping[str, str]) -> str:
         numbers = [_number(row["bpp"], 4), _number(row["bpp_payload"], 4), _number(row["psnr"], 2)]
         lines.append([row["codec"], rate, *numbers, *tasks])
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    text = ["  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
-            for line in lines]
+    text = [
+        "  ".join(
+            cell.rjust(w) if i else cell.ljust(w)
+            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
     return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
 
 

@@ -56,14 +56,22 @@ class CompressionSystem(LightningModule):
         self.codec = codec
         self.tasks = nn.ModuleDict(tasks)
         self.stage_title = ""
-        self.stage, self.ready, self.seed, self.first_step, self.rate = stage, set(ready), seed, first_step, rate
+        self.stage, self.ready, self.seed, self.first_step, self.rate = (
+            stage,
+            set(ready),
+            seed,
+            first_step,
+            rate,
+        )
         self.config = config
         self.measures = Measures({name: task for name, task in tasks.items() if name in self.ready})
         self.latest: dict[str, Tensor] = {}
         self.batches_done = 0
         if stage is not None:
             if len(stage.updates) != 1:
-                raise ValueError(f"this system makes one update a batch, the stage has {sorted(stage.updates)}")
+                raise ValueError(
+                    f"this system makes one update a batch, the stage has {sorted(stage.updates)}"
+                )
             (self.update,) = stage.updates.values()
             self.objective = self.update.objective
             self.lr_scales = freeze_all_but(self, self.update.trainable)
@@ -87,7 +95,9 @@ class CompressionSystem(LightningModule):
         with torch.no_grad() if frozen else nullcontext():
             return self.codec(batch["image"], keys=sample_keys(self.seed, batch["draw"]))
 
-    def _task_outputs(self, output: CodecOutput, batch: Batch, names: Collection[str]) -> dict[str, TaskOutput]:
+    def _task_outputs(
+        self, output: CodecOutput, batch: Batch, names: Collection[str]
+    ) -> dict[str, TaskOutput]:
         return {name: self.tasks[name](output, batch) for name in names}
 
     def _mean_losses(self, outputs: Mapping[str, TaskOutput]) -> dict[str, Tensor]:
@@ -99,7 +109,10 @@ class CompressionSystem(LightningModule):
         if world > 1:
             counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
         scales = world / counts.clamp(min=1)
-        return {name: output.loss_sum * scale for (name, output), scale in zip(outputs.items(), scales, strict=True)}
+        return {
+            name: output.loss_sum * scale
+            for (name, output), scale in zip(outputs.items(), scales, strict=True)
+        }
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -118,12 +131,18 @@ class CompressionSystem(LightningModule):
         return {"loss": loss, "parts": {name: value.detach() for name, value in parts.items()}}
 
     @torch.no_grad()
-    def _training_values(self, parts: Mapping[str, Tensor], output: CodecOutput, batch: Batch) -> dict[str, Tensor]:
+    def _training_values(
+        self, parts: Mapping[str, Tensor], output: CodecOutput, batch: Batch
+    ) -> dict[str, Tensor]:
         height, width = output.size
         values = {"loss": parts["loss"].detach(), "bpp": sum(output.bits.values()).mean() / (height * width)}
         if output.x_hat is not None:
             values["psnr"] = psnr(output.x_hat.detach().clamp(0, 1), batch["image"]).mean()
-        values |= {f"{name.removeprefix('task/')}/loss": v.detach() for name, v in parts.items() if name.startswith("task/")}
+        values |= {
+            f"{name.removeprefix('task/')}/loss": v.detach()
+            for name, v in parts.items()
+            if name.startswith("task/")
+        }
         return values
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -132,21 +151,33 @@ class CompressionSystem(LightningModule):
         quantiles = [p for name, p in named if name.endswith(".quantiles")]
         lr = self.update.optimiser.keywords.get("lr", 1e-3)
         groups = [
-            {"params": [p for name, p in named if self.lr_scales[p] == scale and not name.endswith(".quantiles")],
-             "lr": lr * scale}
+            {
+                "params": [
+                    p for name, p in named if self.lr_scales[p] == scale and not name.endswith(".quantiles")
+                ],
+                "lr": lr * scale,
+            }
             for scale in sorted({self.lr_scales[p] for _, p in named})
         ]
         groups = [group for group in groups if group["params"]]
         self.main_parameters = [p for group in groups for p in group["params"]]
-        schedules = [lambda step: value_at(self.update.lr_schedule, step / self.stage.num_batches)] * len(groups)
+        schedules = [lambda step: value_at(self.update.lr_schedule, step / self.stage.num_batches)] * len(
+            groups
+        )
         if quantiles:
             groups.append({"params": quantiles, "lr": self.update.aux_lr, "weight_decay": 0.0})
             schedules.append(lambda step: 1.0)
         optimiser = self.update.optimiser(groups)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": LambdaLR(optimiser, schedules), "interval": "step"}}
+        return {
+            "optimizer": optimiser,
+            "lr_scheduler": {"scheduler": LambdaLR(optimiser, schedules), "interval": "step"},
+        }
 
     def configure_gradient_clipping(
-        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the main groups: the quantiles' gradient has another scale and would drown theirs."""
         clip = self.update.clip if gradient_clip_val is None else gradient_clip_val
@@ -156,7 +187,20 @@ class CompressionSystem(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        averaging = any(getattr(callback, "averages_weights", False) for callback in self.trainer.callbacks)
+        if "current_model_state" in checkpoint and not averaging:
+            raise ValueError(
+                "the checkpoint holds averaged weights (EMA), and this run has no EMA callback: add callbacks=ema, "
+                "or begin a new stage with init_from"
+            )
+
     # -- validation: estimated bits of rounded latents --------------------------------------------------------------
+
+    def on_validation_model_train(self) -> None:
+        # Lightning would put the flags back without train(), and tables of older weights would stay.
+        if self.trainer.state.fn == "fit":
+            self.train()
 
     def on_validation_epoch_start(self) -> None:
         self.measures.reset()
@@ -189,7 +233,9 @@ class CompressionSystem(LightningModule):
         x = batch["image"]
         coded = real_bytes.code(self.codec, x, self.rate)
         for layer, gap in coded.gaps().items():
-            rank_zero_warn(f"layer {layer!r}: {gap:.0f} more real bits than estimated (over 2 % + 200 bits an image)")
+            rank_zero_warn(
+                f"layer {layer!r}: {gap:.0f} more real bits than estimated (over 2 % + 200 bits an image)"
+            )
         size = coded.output.size
         if size not in self.headers:
             self.headers[size] = real_bytes.header_bytes(self.codec, size, self.rate)
@@ -202,7 +248,9 @@ class CompressionSystem(LightningModule):
         self.measures.add_pictures(coded.output, x)
         outputs = self._task_outputs(coded.output, batch, self.ready)
         for name in outputs:
-            self.measures.add(f"{name}/bpp", coded.bits_for(self.codec.needed(self.tasks[name].layers)) / pixels)
+            self.measures.add(
+                f"{name}/bpp", coded.bits_for(self.codec.needed(self.tasks[name].layers)) / pixels
+            )
         self.measures.add_tasks(outputs, {name: batch[self.tasks[name].target] for name in outputs})
 
     def on_test_epoch_end(self) -> None:

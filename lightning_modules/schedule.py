@@ -68,14 +68,19 @@ class Experiment:
                 self._check_stage(system, stage)
             except ValueError as error:
                 raise ValueError(f"stage {name!r}: {error}") from error
-        for data in {id(d): d for d in (self.data, *(s.data for s in self.stages.values() if s.data))}.values():
+        self.make_callbacks()  # a mistake in one shows now, not when its stage begins
+        for data in {
+            id(d): d for d in (self.data, *(s.data for s in self.stages.values() if s.data))
+        }.values():
             data.check()
 
     def _check_stage(self, system: nn.Module, stage: Stage) -> None:
         for update in stage.updates.values():
             scales = freeze_all_but(system, update.trainable)
             if unknown := set(update.objective.tasks) - set(self.tasks):
-                raise ValueError(f"its objective names the tasks {sorted(unknown)}; there are {sorted(self.tasks)}")
+                raise ValueError(
+                    f"its objective names the tasks {sorted(unknown)}; there are {sorted(self.tasks)}"
+                )
             for name, task in self.tasks.items():
                 if name not in update.objective.tasks and any(p in scales for p in task.parameters()):
                     raise ValueError(f"it trains task {name!r}, which has no weight in its objective")
@@ -122,7 +127,9 @@ class Experiment:
                 config=self.config,
             )
             if (folder / "stage.json").is_file():
-                state = torch.load(folder / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
+                state = torch.load(
+                    folder / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True
+                )
                 system.load_state_dict(state["state_dict"])
                 records.append(json.loads((folder / "stage.json").read_text()))
                 rank_zero_only(print)(f"stage {number + 1} {name!r} is finished already: loaded {folder}")
@@ -140,7 +147,9 @@ class Experiment:
         }
         _write_json(run_dir / "summary.json", summary)
         monitors = {name: task.monitor for name, task in self.tasks.items()}
-        rank_zero_only(print)(f"\nTest split, real bytes:\n{table(rows, monitors)}\n\n{run_dir / 'summary.json'}")
+        rank_zero_only(print)(
+            f"\nTest split, real bytes:\n{table(rows, monitors)}\n\n{run_dir / 'summary.json'}"
+        )
         return summary
 
     def _run_stage(
@@ -150,7 +159,9 @@ class Experiment:
             load_into(system, part, source)
         usual = {key: getattr(self.codec, key) for key in stage.settings}
         _set(self.codec, stage.settings)
-        data = (stage.data or self.data).for_stage(num_batches=stage.num_batches, seed=_stage_seed(self.seed, number))
+        data = (stage.data or self.data).for_stage(
+            num_batches=stage.num_batches, seed=_stage_seed(self.seed, number)
+        )
         system.stage_title = f"{number + 1}/{len(self.stages)} {name}"
         system.train()
         before = fingerprint(frozen_state(system))
@@ -159,7 +170,7 @@ class Experiment:
             folder,
             callbacks=[*self.make_callbacks(), _checkpoints(folder)],
             max_epochs=1,
-            val_check_interval=max(1, stage.num_batches // stage.num_validations),
+            val_check_interval=stage.validate_every,
         )
         trainer.fit(system, datamodule=data)
         if trainer.interrupted:

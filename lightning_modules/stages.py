@@ -47,7 +47,8 @@ class Stage:
         num_batches: how many batches it draws.
         updates: {name: Update}: one normally, several when networks train against each other.
         settings: {attribute of the codec: value} while the stage runs, e.g. ``{"quantise": "noise"}``.
-        num_validations: how often the validation split is read, evenly spaced, the last time at the end.
+        num_validations: how often the validation split is read, evenly spaced, the last time at the end; fewer where
+            this does not divide ``num_batches``.
         data: the data it draws from; ``None`` for the experiment's.
         init_from: {module path: "checkpoint[:prefix]"}, loaded before the stage begins. The prefix is where the module
             lies in the checkpoint, by default its own path.
@@ -71,6 +72,13 @@ class Stage:
             raise ValueError("the stage has no updates: it would train nothing")
 
     @property
+    def validate_every(self) -> int:
+        """Batches between validations: divides ``num_batches``, so that the last one sees the final weights."""
+        return self.num_batches // max(
+            n for n in range(1, self.num_validations + 1) if self.num_batches % n == 0
+        )
+
+    @property
     def trainable(self) -> set[str]:
         """All parts that any update trains."""
         return {part for update in self.updates.values() for part in update.trainable}
@@ -87,7 +95,9 @@ def modules_of(system: nn.Module, part: str) -> list[nn.Module]:
     paths = [f"codec.{path}" for path in roles[part]] if part in roles else [part]
     found = [known[path] for path in paths if path in known]
     if not found:
-        children = sorted(p for p in known if p and p.count(".") <= 1 and p.partition(".")[0] in ("codec", "tasks"))
+        children = sorted(
+            p for p in known if p and p.count(".") <= 1 and p.partition(".")[0] in ("codec", "tasks")
+        )
         raise ValueError(f"part {part!r} is no module; there are {children}, codec.encoder and codec.decoder")
     return found
 
@@ -140,7 +150,9 @@ def frozen_state(system: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def fingerprint(state: Iterator[tuple[str, Tensor]]) -> dict[str, str]:
     """{name: hash of the tensor's bytes}."""
     return {
-        name: hashlib.blake2b(tensor.detach().cpu().contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+        name: hashlib.blake2b(
+            tensor.detach().cpu().contiguous().numpy().tobytes(), digest_size=16
+        ).hexdigest()
         for name, tensor in state
     }
 

@@ -30,5 +30,9 @@ class MSSSIM(nn.Module):
             ValueError: the image is too small.
         """
         if min(output.size) <= 160:
-            raise ValueError(f"MS-SSIM needs sides above 160 pixels, these images are {output.size}: train with larger crops")
-        return 1 - multiscale_structural_similarity_index_measure(output.x_hat.float(), batch["image"], data_range=1.0)
+            raise ValueError(
+                f"MS-SSIM needs sides above 160 pixels, these images are {output.size}: train with larger crops"
+            )
+        return 1 - multiscale_structural_similarity_index_measure(
+            output.x_hat.float(), batch["image"], data_range=1.0
+        )

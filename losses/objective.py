@@ -39,7 +39,9 @@ class Objective(nn.Module):
         self.tasks = dict(tasks or {})
         self.distortion_weights = dict(distortion_weights or {})
         if unknown := set(self.distortion_weights) - set(self.distortion):
-            raise ValueError(f"distortion_weights names {sorted(unknown)}; the terms are {sorted(self.distortion)}")
+            raise ValueError(
+                f"distortion_weights names {sorted(unknown)}; the terms are {sorted(self.distortion)}"
+            )
         if rate is None and not self.distortion and not self.tasks:
             raise ValueError("the objective is empty: give it a rate, a distortion or tasks")
 

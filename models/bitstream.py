@@ -56,7 +56,9 @@ def unpack(data: bytes, layers: Sequence[Layer], model_id: bytes) -> Bitstream:
     if (version := reader.take(1)[0]) != VERSION:
         raise BitstreamError(f".bif version {version} is not supported; this program reads version {VERSION}")
     if reader.take(4) != model_id:
-        raise BitstreamError("the file was written by another codec or with other weights than the ones loaded")
+        raise BitstreamError(
+            "the file was written by another codec or with other weights than the ones loaded"
+        )
     size = reader.varint(), reader.varint()
     if not all(0 < side <= MAX_SIDE for side in size):
         raise BitstreamError(f"image size {size[0]}x{size[1]} is outside 1..{MAX_SIDE}")

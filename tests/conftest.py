@@ -59,7 +59,9 @@ class TwoLayers(Codec):
             output.pixels_by_layer = {"base": flat}
             output.x_hat = flat
             if "m_hat" in output.latents:
-                output.x_hat = output.pixels_by_layer["detail"] = flat + self.from_map(output.latents["m_hat"])
+                output.x_hat = output.pixels_by_layer["detail"] = flat + self.from_map(
+                    output.latents["m_hat"]
+                )
         return output
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
@@ -77,21 +79,32 @@ class TwoLayers(Codec):
     def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
         v, m, p = self._analyse(x)
         strings = zip(
-            self.vector_codec.compress(v), self.map_codec.compress(m), self.preview_codec.compress(p), strict=True
+            self.vector_codec.compress(v),
+            self.map_codec.compress(m),
+            self.preview_codec.compress(p),
+            strict=True,
         )
         return [{"base": v, "detail": m, "preview": p} for (v,), (m,), (p,) in strings]
 
     def _decode(
-        self, strings: Sequence[dict[str, bytes]], size: tuple[int, int], rate: float | None, want: Collection[str]
+        self,
+        strings: Sequence[dict[str, bytes]],
+        size: tuple[int, int],
+        rate: float | None,
+        want: Collection[str],
     ) -> CodecOutput:
         output = CodecOutput(size)
         if "base" in strings[0]:
-            output.latents["v_hat"] = self.vector_codec.decompress([[s["base"]] for s in strings], (1, 1))[:, :, 0, 0]
+            output.latents["v_hat"] = self.vector_codec.decompress([[s["base"]] for s in strings], (1, 1))[
+                :, :, 0, 0
+            ]
         if "detail" in strings[0]:
             shape = size[0] // 4, size[1] // 4
             output.latents["m_hat"] = self.map_codec.decompress([[s["detail"]] for s in strings], shape)
         if "preview" in strings[0]:
-            output.extras["preview"] = self.preview_codec.decompress([[s["preview"]] for s in strings], (1, 1))
+            output.extras["preview"] = self.preview_codec.decompress(
+                [[s["preview"]] for s in strings], (1, 1)
+            )
         return self._synthesise(output, size, want)
 
 

@@ -22,7 +22,10 @@ def test_forward_keeps_the_promised_shapes(codec: Codec, images: Tensor) -> None
     assert output.size == (70, 90)
     assert output.x_hat.shape == images.shape
     assert list(output.bits) == [layer.name for layer in codec.layers]
-    assert all(bits.shape == (2,) and torch.isfinite(bits).all() and (bits > 0).all() for bits in output.bits.values())
+    assert all(
+        bits.shape == (2,) and torch.isfinite(bits).all() and (bits > 0).all()
+        for bits in output.bits.values()
+    )
     assert set(output.latents) == set(codec.latents)
     for name, spec in codec.latents.items():
         latent, height, width = output.latents[name], 70 + -70 % codec.stride, 90 + -90 % codec.stride
@@ -83,7 +86,9 @@ def test_a_batch_codes_like_its_images(codec: Codec, images: Tensor) -> None:
     codec.eval()
     together = codec.compress(images)
     apart = [codec.compress(image[None])[0] for image in images]
-    symbols = [codec.decompress([b]).latents or {"x_hat": codec.decompress([b]).x_hat} for b in (*together, *apart)]
+    symbols = [
+        codec.decompress([b]).latents or {"x_hat": codec.decompress([b]).x_hat} for b in (*together, *apart)
+    ]
     for a, b in zip(symbols[:2], symbols[2:], strict=True):
         for name in a:
             torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-4)
@@ -156,7 +161,9 @@ def test_wrong_weights_and_damage_are_told(name: str, images: Tensor) -> None:
         other.eval().parse(data)
     with pytest.raises(BitstreamError, match="not a .bif file"):
         codec.parse(b"\x89PNG" + data[4:])
-    with pytest.raises(BitstreamError, match="checksum|cut off|ends inside|other weights|layers|size|version"):
+    with pytest.raises(
+        BitstreamError, match="checksum|cut off|ends inside|other weights|layers|size|version"
+    ):
         codec.parse(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
 
 
@@ -231,7 +238,9 @@ def test_a_truncated_file_decodes_to_the_layers_that_are_left(images: Tensor) ->
     kept = len(data) - len(bitstream.strings["preview"]) - len(bitstream.strings["detail"])
     parsed = codec.parse(data[:kept])
     assert list(parsed.strings) == ["base"]
-    torch.testing.assert_close(codec.decompress([parsed]).x_hat, codec.decompress([bitstream], upto="base").x_hat)
+    torch.testing.assert_close(
+        codec.decompress([parsed]).x_hat, codec.decompress([bitstream], upto="base").x_hat
+    )
     for cut in range(kept):
         with pytest.raises(BitstreamError):
             codec.parse(data[:cut])

@@ -73,7 +73,9 @@ def test_components_compose_and_bind(file: Path) -> None:
 
 def test_a_wrong_key_would_be_found() -> None:
     config = compose_config("+codec.widht=3")
-    assert binding_errors(config) == ["codec (models.codecs.hyperprior.MeanScaleHyperprior): unknown ['widht']"]
+    assert binding_errors(config) == [
+        "codec (models.codecs.hyperprior.MeanScaleHyperprior): unknown ['widht']"
+    ]
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)
@@ -82,7 +84,9 @@ def test_every_file_says_what_it_is(file: Path) -> None:
     assert lines[0].startswith("#")
     if file.parts[0] == "experiment":
         assert lines[0] == "# @package _global_"
-        assert any(line.startswith("# Run:") and "python train.py" in line for line in lines), "no launch command"
+        assert any(line.startswith("# Run:") and "python train.py" in line for line in lines), (
+            "no launch command"
+        )
 
 
 @pytest.mark.parametrize("name", [p.stem for p in (CONFIGS / "schedule").glob("*.yaml")])

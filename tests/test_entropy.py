@@ -71,7 +71,9 @@ def test_factorised_likelihood_is_the_difference_of_its_cumulative() -> None:
     def cumulative(channel: int, value: float) -> float:
         logit = torch.zeros(3, 1, 1)
         logit[channel] = value
-        return torch.sigmoid(model.entropy_bottleneck._logits_cumulative(logit, stop_gradient=True))[channel].item()
+        return torch.sigmoid(model.entropy_bottleneck._logits_cumulative(logit, stop_gradient=True))[
+            channel
+        ].item()
 
     for b, c, i, j in [(0, 0, 0, 0), (1, 2, 3, 4), (0, 1, 2, 2)]:
         rounded = float(torch.round(y[b, c, i, j] - medians[c]) + medians[c])
@@ -118,7 +120,9 @@ def test_gaussian_likelihood_matches_scipy_with_the_table_s_scale(hyperprior: Hy
     value, sigma = torch.round(y.double() - mean), levels[nearest]
     expected = norm.cdf(((value + 0.5) / sigma).numpy()) - norm.cdf(((value - 0.5) / sigma).numpy())
     # Float32 tails are coarse: compare where they matter.
-    close = torch.isclose(output.likelihoods["y"].double(), torch.from_numpy(expected).clamp(min=1e-9), rtol=2e-3, atol=1e-6)
+    close = torch.isclose(
+        output.likelihoods["y"].double(), torch.from_numpy(expected).clamp(min=1e-9), rtol=2e-3, atol=1e-6
+    )
     assert close.float().mean() > 0.995
     assert (nearest > 0).float().mean() > 0.1  # the test reaches beyond the lower bound
 
@@ -148,7 +152,9 @@ def test_exact_copies_forget_old_weights(hyperprior: Hyperprior) -> None:
     new, _ = hyperprior.entropy_parameters(z_hat)
     torch.testing.assert_close(new, hyperprior.h_s.double()(z_hat.double()).chunk(2, 1)[1])
     assert not torch.allclose(old, new)
-    hyperprior.float().load_state_dict({k: v * 0 for k, v in hyperprior.state_dict().items() if v.is_floating_point()}, strict=False)
+    hyperprior.float().load_state_dict(
+        {k: v * 0 for k, v in hyperprior.state_dict().items() if v.is_floating_point()}, strict=False
+    )
     assert hyperprior.entropy_parameters(z_hat)[0].abs().max() == 0
 
 

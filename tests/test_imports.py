@@ -9,13 +9,43 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = {"models", "losses", "tasks", "datamodules", "lightning_modules", "callbacks", "evaluation"}
 ALLOWED = {
-    "models": {"torch", "torchvision", "timm", "compressai", "numpy", "PIL", "scipy", "huggingface_hub", "safetensors", "models"},
+    "models": {
+        "torch",
+        "torchvision",
+        "timm",
+        "compressai",
+        "numpy",
+        "PIL",
+        "scipy",
+        "huggingface_hub",
+        "safetensors",
+        "models",
+    },
     "losses": {"torch", "torchmetrics", "models", "losses"},
     "tasks": {"torch", "torchmetrics", "numpy", "PIL", "models", "losses", "tasks"},
     "datamodules": {"torch", "torchvision", "lightning", "numpy", "PIL", "tqdm", "datamodules"},
     "evaluation": {"torch", "torchmetrics", "numpy", "matplotlib", "PIL", "models", "tasks", "evaluation"},
-    "lightning_modules": {"torch", "lightning", "models", "tasks", "losses", "evaluation", "lightning_modules"},
-    "callbacks": {"torch", "lightning", "numpy", "matplotlib", "PIL", "tqdm", "wandb", "models", "evaluation", "callbacks"},
+    "lightning_modules": {
+        "torch",
+        "lightning",
+        "models",
+        "tasks",
+        "losses",
+        "evaluation",
+        "lightning_modules",
+    },
+    "callbacks": {
+        "torch",
+        "lightning",
+        "numpy",
+        "matplotlib",
+        "PIL",
+        "tqdm",
+        "wandb",
+        "models",
+        "evaluation",
+        "callbacks",
+    },
 }
 ENTRIES = {"train.py", "evaluate.py", "export.py", "codec.py"}
 
@@ -51,13 +81,17 @@ def test_packages_import_only_what_lies_below_them(package: str) -> None:
 
 def test_only_entry_scripts_import_hydra() -> None:
     scripts = [p for package in ALLOWED for p in files(package)] + list(ROOT.glob("*.py"))
-    importers = {p.name for p in scripts if any(n.partition(".")[0] in ("hydra", "omegaconf") for n in imported(p))}
+    importers = {
+        p.name for p in scripts if any(n.partition(".")[0] in ("hydra", "omegaconf") for n in imported(p))
+    }
     assert importers <= ENTRIES
 
 
 def test_callbacks_know_no_concrete_system() -> None:
     for path in files("callbacks"):
-        assert not any(name.startswith(("lightning_modules", "tasks", "models.codecs")) for name in imported(path)), path
+        assert not any(
+            name.startswith(("lightning_modules", "tasks", "models.codecs")) for name in imported(path)
+        ), path
 
 
 def test_evaluation_and_models_know_no_trainer() -> None:

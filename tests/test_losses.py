@@ -15,7 +15,9 @@ from models.outputs import CodecOutput
 def output() -> CodecOutput:
     generator = torch.Generator().manual_seed(0)
     x_hat = torch.rand(2, 3, 6, 10, generator=generator)
-    return CodecOutput((6, 10), x_hat=x_hat, bits={"base": torch.tensor([60.0, 120.0]), "top": torch.tensor([30.0, 0.0])})
+    return CodecOutput(
+        (6, 10), x_hat=x_hat, bits={"base": torch.tensor([60.0, 120.0]), "top": torch.tensor([30.0, 0.0])}
+    )
 
 
 @pytest.fixture
@@ -29,7 +31,9 @@ def test_rate_is_bits_per_original_pixel(output: CodecOutput, batch: dict) -> No
 
 def test_mse_is_on_the_scale_of_8_bit_values(output: CodecOutput, batch: dict) -> None:
     slow = 0.0
-    for a, b in zip((255 * output.x_hat).flatten().tolist(), (255 * batch["image"]).flatten().tolist(), strict=True):
+    for a, b in zip(
+        (255 * output.x_hat).flatten().tolist(), (255 * batch["image"]).flatten().tolist(), strict=True
+    ):
         slow += (a - b) ** 2
     assert MSE()(output, batch).item() == pytest.approx(slow / output.x_hat.numel(), rel=1e-5)
 
@@ -39,7 +43,10 @@ def test_mse_gradient(batch: dict) -> None:
     x = torch.rand(1, 3, 4, 4, dtype=torch.float64)
     # The term computes in float32: differences of 1e-3 are what it can resolve.
     assert torch.autograd.gradcheck(
-        lambda p: MSE()(CodecOutput((4, 4), x_hat=p), {"image": x}).double() / 255**2, (x_hat,), eps=1e-2, atol=1e-3
+        lambda p: MSE()(CodecOutput((4, 4), x_hat=p), {"image": x}).double() / 255**2,
+        (x_hat,),
+        eps=1e-2,
+        atol=1e-3,
     )
 
 

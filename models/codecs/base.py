@@ -80,7 +80,9 @@ class Codec(nn.Module):
     def readable(self) -> dict[str, LatentSpec]:
         """Everything a task can read: pixels (of all layers, and up to each layer) and the latents."""
         pixels = {"pixels": LatentSpec("map", 3, self.layers[-1].name, stride=1)}
-        by_layer = {f"pixels@{layer.name}": LatentSpec("map", 3, layer.name, stride=1) for layer in self.layers}
+        by_layer = {
+            f"pixels@{layer.name}": LatentSpec("map", 3, layer.name, stride=1) for layer in self.layers
+        }
         return {**pixels, **by_layer, **self.latents}
 
     def needed(self, layers: Collection[str]) -> tuple[str, ...]:
@@ -138,8 +140,13 @@ class Codec(nn.Module):
             ValueError: unknown layer, a layer that is needed is missing, or the images differ in size or rate.
         """
         first = bitstreams[0]
-        if any((b.size, b.rate, list(b.strings)) != (first.size, first.rate, list(first.strings)) for b in bitstreams):
-            raise ValueError("bitstreams of one call must share size, rate and layers: decode them one by one")
+        if any(
+            (b.size, b.rate, list(b.strings)) != (first.size, first.rate, list(first.strings))
+            for b in bitstreams
+        ):
+            raise ValueError(
+                "bitstreams of one call must share size, rate and layers: decode them one by one"
+            )
         if upto is not None and upto not in (names := [layer.name for layer in self.layers]):
             raise ValueError(f"upto={upto!r} is no layer of this codec; it has {names}")
         names = self.needed(first.strings if upto is None else [upto])
@@ -184,7 +191,11 @@ class Codec(nn.Module):
 
         Reference: CompressAI's ``aux_loss``; Ballé et al., ICLR 2018, appendix 6.1.
         """
-        losses = [m.loss() for _, m in tables.entropy_models(self) if hasattr(m, "quantiles") and m.quantiles.requires_grad]
+        losses = [
+            m.loss()
+            for _, m in tables.entropy_models(self)
+            if hasattr(m, "quantiles") and m.quantiles.requires_grad
+        ]
         return torch.stack(losses).sum() if losses else torch.zeros(())
 
     def train(self, mode: bool = True) -> "Codec":

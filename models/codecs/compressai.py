@@ -58,7 +58,9 @@ class CompressAICodec(Codec):
         try:
             self.model = MODELS[architecture](**arguments)
         except TypeError as error:
-            raise ValueError(f"arguments={dict(arguments)} do not fit CompressAI's {architecture}: {error}") from error
+            raise ValueError(
+                f"arguments={dict(arguments)} do not fit CompressAI's {architecture}: {error}"
+            ) from error
         if not isinstance(getattr(self.model, "g_a", None), nn.Module):
             raise ValueError(f"architecture={architecture!r} has no g_a and g_s: it is not an image model")
         self.quantise = quantise
@@ -83,8 +85,10 @@ class CompressAICodec(Codec):
                 return (captured["y"] + uniform_noise(keys, captured["y"].shape, salt=0),)
             return None
 
-        with _hooks(self.model.g_a.register_forward_hook(see_y)), _keyed(self.model, keys, self.training), _hooks(
-            self.model.g_s.register_forward_pre_hook(see_y_hat)
+        with (
+            _hooks(self.model.g_a.register_forward_hook(see_y)),
+            _keyed(self.model, keys, self.training),
+            _hooks(self.model.g_s.register_forward_pre_hook(see_y_hat)),
         ):
             result = self.model(x)
         likelihoods = result["likelihoods"]
@@ -104,14 +108,20 @@ class CompressAICodec(Codec):
         return [{"base": join([strings[0] for strings in result["strings"]])} for result in results]
 
     def _decode(
-        self, strings: Sequence[dict[str, bytes]], size: tuple[int, int], rate: float | None, want: Collection[str]
+        self,
+        strings: Sequence[dict[str, bytes]],
+        size: tuple[int, int],
+        rate: float | None,
+        want: Collection[str],
     ) -> CodecOutput:
         count, unit = self._layout()
         shape = _scaled(unit, size[0] // self.stride, size[1] // self.stride)
         decoded = [self._decode_one(split(s["base"], count), shape, "pixels" in want) for s in strings]
         latents, pictures = zip(*decoded, strict=True)
         return CodecOutput(
-            size, x_hat=torch.cat(pictures) if "pixels" in want else None, latents={"y_hat": torch.cat(latents)}
+            size,
+            x_hat=torch.cat(pictures) if "pixels" in want else None,
+            latents={"y_hat": torch.cat(latents)},
         )
 
     def _decode_one(self, strings: list[bytes], shape: Any, pixels: bool) -> tuple[Tensor, Tensor | None]:
@@ -123,7 +133,10 @@ class CompressAICodec(Codec):
                 raise _Enough
 
         device = next(self.model.parameters()).device.type
-        with _hooks(self.model.g_s.register_forward_pre_hook(see_y_hat)), torch.autocast(device, enabled=False):
+        with (
+            _hooks(self.model.g_s.register_forward_pre_hook(see_y_hat)),
+            torch.autocast(device, enabled=False),
+        ):
             try:
                 x_hat = self.model.decompress([[s] for s in strings], shape)["x_hat"]
             except _Enough:
@@ -165,7 +178,9 @@ def _restore(model: EntropyModel) -> None:
     del model.forward, model.quantize
 
 
-def _forward_of(model: EntropyModel, keys: Tensor | None, training: bool, salt: int) -> Callable[..., tuple[Tensor, Tensor]]:
+def _forward_of(
+    model: EntropyModel, keys: Tensor | None, training: bool, salt: int
+) -> Callable[..., tuple[Tensor, Tensor]]:
     original = type(model).forward
 
     def forward(y: Tensor, *parameters: Tensor | None, **named: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -174,7 +189,11 @@ def _forward_of(model: EntropyModel, keys: Tensor | None, training: bool, salt: 
             named = {key: value.float() for key, value in named.items() if value is not None}
             y_hat, likelihood = original(model, y, *parameters, **named, training=training)
             if training:
-                mean = _median(model, y) if isinstance(model, EntropyBottleneck) else named.get("means", _mean(parameters))
+                mean = (
+                    _median(model, y)
+                    if isinstance(model, EntropyBottleneck)
+                    else named.get("means", _mean(parameters))
+                )
                 y_hat = round_ste(y - mean) + mean
             return y_hat, likelihood
 
@@ -213,5 +232,3 @@ def _scaled(shape: Any, height: int, width: int) -> Any:
         return [_scaled(value, height, width) for value in shape]
     *channels, h, w = shape
     return torch.Size([*channels, h * height, w * width])
-
-

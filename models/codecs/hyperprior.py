@@ -76,13 +76,19 @@ class TransformCodec(Codec):
             return [{"base": join(strings)} for strings in self.latent_codec.compress(y)]
 
     def _decode(
-        self, strings: Sequence[dict[str, bytes]], size: tuple[int, int], rate: float | None, want: Collection[str]
+        self,
+        strings: Sequence[dict[str, bytes]],
+        size: tuple[int, int],
+        rate: float | None,
+        want: Collection[str],
     ) -> CodecOutput:
         shape = size[0] // self.latent_stride, size[1] // self.latent_stride
         parts = [split(s["base"], self.latent_codec.num_strings) for s in strings]
         with torch.autocast(next(self.parameters()).device.type, enabled=False):
             y_hat = self.latent_codec.decompress(parts, shape)
-        return CodecOutput(size, x_hat=self.g_s(y_hat) if "pixels" in want else None, latents={"y_hat": y_hat})
+        return CodecOutput(
+            size, x_hat=self.g_s(y_hat) if "pixels" in want else None, latents={"y_hat": y_hat}
+        )
 
     def _analyse(self, x: Tensor) -> Tensor:
         return self.g_a(x).float()
@@ -111,7 +117,11 @@ class MeanScaleHyperprior(TransformCodec):
         num_stages: int = 4,
         quantise: Literal["ste", "noise"] = "ste",
     ):
-        for name, value in (("width", width), ("latent_channels", latent_channels), ("num_stages", num_stages)):
+        for name, value in (
+            ("width", width),
+            ("latent_channels", latent_channels),
+            ("num_stages", num_stages),
+        ):
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         hyperprior = Hyperprior(

@@ -22,7 +22,11 @@ class Identity(Codec):
         return [{"base": image.tobytes()} for image in pixels]
 
     def _decode(
-        self, strings: Sequence[dict[str, bytes]], size: tuple[int, int], rate: float | None, want: Collection[str]
+        self,
+        strings: Sequence[dict[str, bytes]],
+        size: tuple[int, int],
+        rate: float | None,
+        want: Collection[str],
     ) -> CodecOutput:
         pixels = np.stack([np.frombuffer(s["base"], np.uint8).reshape(3, *size) for s in strings])
         return CodecOutput(size, x_hat=torch.from_numpy(pixels / np.float32(255)))

@@ -40,7 +40,11 @@ class ReadThrough(Codec):
         return self.codec._encode(x, rate)
 
     def _decode(
-        self, strings: Sequence[dict[str, bytes]], size: tuple[int, int], rate: float | None, want: Collection[str]
+        self,
+        strings: Sequence[dict[str, bytes]],
+        size: tuple[int, int],
+        rate: float | None,
+        want: Collection[str],
     ) -> CodecOutput:
         return self._read(self.codec._decode(strings, size, rate, ("pixels",)))
 

@@ -20,7 +20,9 @@ def encode(model: EntropyModel, symbols: Tensor, indexes: Tensor) -> bytes:
 def decode(model: EntropyModel, string: bytes, indexes: Tensor) -> Tensor:
     """The symbols ``encode`` was given: int32, the shape and device of ``indexes``."""
     rows = indexes.flatten().tolist()
-    values = ans.RansDecoder().decode_with_indexes(string, rows * 2 if len(rows) == 1 else rows, *_tables(model))
+    values = ans.RansDecoder().decode_with_indexes(
+        string, rows * 2 if len(rows) == 1 else rows, *_tables(model)
+    )
     values = torch.tensor(values[: len(rows)], dtype=torch.int32, device=indexes.device)
     return values.reshape(indexes.shape)
 
@@ -34,4 +36,8 @@ def _guard(symbols: Tensor, indexes: Tensor) -> tuple[list[int], list[int]]:
 def _tables(model: EntropyModel) -> tuple[list[list[int]], list[int], list[int]]:
     lengths = model.cdf_length.tolist()
     # Rows without their padding: an eighth of the integers to hand over.
-    return [row[:n] for row, n in zip(model.quantized_cdf.tolist(), lengths, strict=True)], lengths, model.offset.tolist()
+    return (
+        [row[:n] for row, n in zip(model.quantized_cdf.tolist(), lengths, strict=True)],
+        lengths,
+        model.offset.tolist(),
+    )

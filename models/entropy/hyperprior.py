@@ -90,12 +90,18 @@ class Hyperprior(LatentCodec):
         z_strings = self.hyper.compress(z)
         mean, index = self.entropy_parameters(self.hyper(z, keys=None).y_hat)
         symbols = (y - mean.to(y.dtype)).round().int()
-        y_strings = [coder.encode(self.gaussian_conditional, s, i) for s, i in zip(symbols, index, strict=True)]
+        y_strings = [
+            coder.encode(self.gaussian_conditional, s, i) for s, i in zip(symbols, index, strict=True)
+        ]
         return [[*z_string, y_string] for z_string, y_string in zip(z_strings, y_strings, strict=True)]
 
     def decompress(self, strings: list[list[bytes]], shape: tuple[int, int]) -> Tensor:
-        z_hat = self.hyper.decompress([s[:-1] for s in strings], (shape[0] // self.stride, shape[1] // self.stride))
+        z_hat = self.hyper.decompress(
+            [s[:-1] for s in strings], (shape[0] // self.stride, shape[1] // self.stride)
+        )
         mean, index = self.entropy_parameters(z_hat)
-        symbols = [coder.decode(self.gaussian_conditional, s[-1], i) for s, i in zip(strings, index, strict=True)]
+        symbols = [
+            coder.decode(self.gaussian_conditional, s[-1], i) for s, i in zip(strings, index, strict=True)
+        ]
         mean = mean.to(z_hat.dtype)
         return torch.stack(symbols).to(mean) + mean

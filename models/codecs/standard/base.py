@@ -36,7 +36,11 @@ class StandardCodec(Codec):
         return [{"base": self.encode(np.ascontiguousarray(image), rate)} for image in pixels]
 
     def _decode(
-        self, strings: Sequence[dict[str, bytes]], size: tuple[int, int], rate: float | None, want: Collection[str]
+        self,
+        strings: Sequence[dict[str, bytes]],
+        size: tuple[int, int],
+        rate: float | None,
+        want: Collection[str],
     ) -> CodecOutput:
         pixels = np.stack([self.decode(s["base"]) for s in strings])
         return CodecOutput(size, x_hat=torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)

@@ -1,0 +1,180 @@
+"""The same few images at every validation: what they cost, what is left of them, what tasks see in them."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.fixed_images import Batch, FixedImages
+from callbacks.modes import evaluating
+from callbacks.pictures import show, to_uint8
+from callbacks.run_folder import run_folder, stage_name
+from callbacks.tiles import Row, Tile, grid, heat
+from models.outputs import CodecOutput
+
+
+class Reconstructions(Callback):
+    """One picture a validation, a row an image.
+
+    ::
+
+        original │ reconstruction │ error, amplified │ where the bits go │ each ready task's prediction
+
+    Pictures, sizes and predictions are of the decoded file (``real_bytes``) or of the codec's estimate.
+    Images, amplification and layout stay the same all through the run, so that one can flip through files.
+    The bits map comes from the likelihoods and is left out where a codec has none; its scale is shared by the
+    rows.
+
+    Args:
+        num_images: images shown, evenly spaced over the validation split.
+        folder: where the files go; default: ``reconstructions`` in the run folder.
+        real_bytes: code to real files and decode them; costs entropy coding at every validation.
+        error_gain: the brightest colour of the error map stands for 255 / this, mean over R, G and B.
+        tile: about the longer side of one picture, in pixels.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_images: int = 4,
+        folder: str | Path | None = None,
+        real_bytes: bool = True,
+        error_gain: float = 5.0,
+        tile: int = 224,
+    ):
+        for name, value in (("error_gain", error_gain), ("tile", tile)):
+            if value <= 0:
+                raise ValueError(f"{name}={value} must be above 0")
+        self.images = FixedImages(num_images)
+        self.folder, self.real_bytes, self.error_gain, self.tile = folder, real_bytes, error_gain, tile
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw and show; other ranks do nothing."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        with evaluating(pl_module):
+            seen = [self._look(trainer, pl_module, batch) for batch in self.images.load(trainer)]
+            if not seen:
+                return
+            tops = [np.quantile(image.bits_map, 0.995) for image in seen if image.bits_map is not None]
+            rows = [self._row(image, float(max(tops, default=0.0))) for image in seen]
+        kind = "real files" if self.real_bytes else "estimated"
+        psnrs = [image.psnr for image in seen if image.psnr is not None]
+        subtitle = f"mean of these {len(seen)}: {np.mean([image.bpp for image in seen]):.3f} bpp ({kind})"
+        subtitle += f", PSNR {np.mean(psnrs):.2f} dB" if psnrs else ", no picture is decoded"
+        step = pl_module.run_step
+        title = f"Stage {pl_module.stage_title or '-'}, step {step}"
+        picture, about = grid(title, subtitle, rows, side=self.tile)
+        folder = run_folder(trainer) / "reconstructions" if self.folder is None else Path(self.folder)
+        name = stage_name(trainer, pl_module)
+        show(trainer, "val/reconstructions", picture, folder, step, name=name, about=about | {"step": step})
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule, batch: Batch) -> "_Seen":
+        codec, rate, x = pl_module.codec, pl_module.rate, batch["image"]
+        with trainer.precision_plugin.forward_context():
+            estimate = codec(x, rate)
+            output, num_bytes = estimate, None
+            if self.real_bytes:
+                data = codec.serialise(codec.compress(x, rate)[0])
+                output, num_bytes = _to(codec.decompress([codec.parse(data)]), x.device), len(data)
+            tasks = {name: task for name, task in pl_module.tasks.items() if name in pl_module.ready}
+            preds = {name: task.predict(output)[0] for name, task in tasks.items()}
+        original = to_uint8(x[0])
+        decoded = None if output.x_hat is None else to_uint8(output.x_hat[0])
+        drawn = {}
+        for name, task in tasks.items():
+            canvas = original if decoded is None else decoded
+            if task.target in batch:
+                drawn[name] = task.illustrate(canvas, preds[name].float(), batch[task.target][0])
+            else:
+                drawn[name] = canvas, "no labels in this data set"
+        pixels = output.size[0] * output.size[1]
+        bits = 8 * num_bytes if num_bytes is not None else float(sum(estimate.bits.values())[0])
+        return _Seen(
+            name=str(batch["id"][0]),
+            original=original,
+            decoded=decoded,
+            num_bytes=num_bytes,
+            bpp=bits / pixels,
+            psnr=None if decoded is None else _psnr(original, decoded),
+            bits_map=bits_per_pixel(estimate, codec.stride),
+            drawn=drawn,
+        )
+
+    def _row(self, image: "_Seen", top: float) -> Row:
+        height, width = image.original.shape[:2]
+        tiles = [Tile("original", image.original, f"{width}x{height}")]
+        if image.decoded is not None:
+            error = np.abs(image.original.astype(np.int16) - image.decoded).mean(-1)
+            white = 255 / self.error_gain
+            tiles.append(Tile("reconstruction", image.decoded, f"{image.bpp:.3f} bpp, {image.psnr:.2f} dB"))
+            name = f"error, {self.error_gain:g} times"
+            tiles.append(Tile(name, heat(error, white), top=white, unit="of 255"))
+        if image.bits_map is not None:
+            tiles.append(Tile("bits", heat(image.bits_map, top), top=top, unit="bit/pixel"))
+        tiles += [Tile(f"task: {name}", *drawn) for name, drawn in image.drawn.items()]
+        paid = f"{image.num_bytes} bytes" if image.num_bytes is not None else "estimated"
+        parts = [f"{image.bpp:.3f} bpp ({paid})"]
+        parts += [f"PSNR {image.psnr:.2f} dB"] if image.psnr is not None else []
+        parts += [f"{name}: {caption}" for name, (_, caption) in image.drawn.items()]
+        facts = {"id": image.name, "bpp": image.bpp, "num_bytes": image.num_bytes, "psnr": image.psnr}
+        return Row(image.name, ",   ".join(parts), tiles, facts)
+
+
+@dataclass
+class _Seen:
+    """What is known about one image after coding it."""
+
+    name: str
+    original: np.ndarray
+    decoded: np.ndarray | None
+    num_bytes: int | None
+    bpp: float
+    psnr: float | None
+    bits_map: np.ndarray | None
+    drawn: dict[str, tuple[np.ndarray, str]]
+
+
+def bits_per_pixel(output: CodecOutput, stride: int) -> np.ndarray | None:
+    """Where the bits of the first image go.
+
+    Args:
+        output: of a codec's ``forward``; likelihoods that are maps (B, C, h, w) count, others have no place.
+        stride: of the codec: the maps cover the image padded to a multiple of it.
+
+    Returns:
+        Bits per pixel (H, W) of the original image: each symbol's -log2 p, spread evenly over the pixels of
+        its position. ``None`` without any map.
+    """
+    height, width = output.size
+    padded = math.ceil(height / stride) * stride, math.ceil(width / stride) * stride
+    total: Tensor | None = None
+    for likelihoods in (output.likelihoods or {}).values():
+        if likelihoods.ndim != 4:
+            continue
+        bits = -likelihoods[:1].double().log2().sum(1, keepdim=True)
+        share = bits * (bits.shape[-2] * bits.shape[-1]) / (padded[0] * padded[1])
+        spread = torch.nn.functional.interpolate(share, size=padded, mode="nearest")
+        total = spread if total is None else total + spread
+    return None if total is None else total[0, 0, :height, :width].cpu().numpy()
+
+
+def _to(output: CodecOutput, device: torch.device) -> CodecOutput:
+    """A decode may come back on the CPU; tasks read it where they are."""
+    output.x_hat = None if output.x_hat is None else output.x_hat.to(device)
+    output.latents = {name: latent.to(device) for name, latent in output.latents.items()}
+    output.pixels_by_layer = {name: x.to(device) for name, x in output.pixels_by_layer.items()}
+    return output
+
+
+def _psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two 8-bit pictures, in dB; 100 where they are equal."""
+    mse = np.mean((a.astype(np.float64) - b) ** 2) / 255**2
+    return float(-10 * np.log10(max(mse, 1e-10)))
