@@ -14,7 +14,8 @@ class StageSummary(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.perf_counter()
         lines = [
-            f"\nStage {pl_module.stage_title}: {trainer.num_training_batches} batches on {trainer.world_size} process(es)"
+            f"\nStage {pl_module.stage_title}: "
+            f"{trainer.num_training_batches} batches on {trainer.world_size} process(es)"
         ]
         parts = {"codec": pl_module.codec, **{f"task {name}": task for name, task in pl_module.tasks.items()}}
         for name, module in parts.items():

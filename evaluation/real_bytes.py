@@ -30,7 +30,7 @@ class Coded:
         return self.file_bits - sum(left_out)
 
     def gaps(self) -> dict[str, float]:
-        """{layer: real - estimated bits of the batch} of the layers whose real bits exceed 1.02 x estimate + 200 an image."""
+        """Layers with an image whose real bits exceed 1.02 x estimate + 200, {layer: real - estimated bits of the batch}."""
         gaps = {}
         for layer, real in self.output.bits.items():
             estimated = self.estimated[layer].cpu()

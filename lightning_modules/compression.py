@@ -101,7 +101,7 @@ class CompressionSystem(LightningModule):
         return {name: self.tasks[name](output, batch) for name in names}
 
     def _mean_losses(self, outputs: Mapping[str, TaskOutput]) -> dict[str, Tensor]:
-        """Mean over what counts on all ranks, scaled so that DDP's average of gradients is the gradient of that mean."""
+        """Mean over what counts on all ranks, scaled so that DDP's average of gradients is that mean's."""
         if not outputs:
             return {}
         counts = torch.stack([output.count for output in outputs.values()]).detach()

@@ -21,8 +21,8 @@ class Update:
     """One optimiser step: which weights follow which objective.
 
     Args:
-        trainable: {part: multiplier of the learning rate}. A part is a module's path in the system, such as ``codec``,
-            ``codec.g_a``, ``tasks``, ``tasks.parsing``, or one of the codec's roles ``codec.encoder``, ``codec.decoder``.
+        trainable: {part: multiplier of the learning rate}. A part is a module's path in the system, such as
+            ``codec``, ``codec.g_a``, ``tasks``, ``tasks.parsing``, or one of the codec's roles ``codec.encoder``, ``codec.decoder``.
             Everything else is frozen.
         objective: what is minimised.
         optimiser: called with parameter groups, e.g. a partial of ``torch.optim.Adam``.

@@ -50,7 +50,10 @@ class Codec(nn.Module):
     # -- what a subclass implements ------------------------------------------------------------------------------
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
-        """Estimate on padded images; ``keys`` (B,) seed training noise, ``None`` in evaluation. ``size`` of the result is set by the caller."""
+        """Estimate on padded images; ``keys`` (B,) seed training noise, ``None`` in evaluation.
+
+        The caller sets ``size`` of the result.
+        """
         raise NotImplementedError
 
     def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:

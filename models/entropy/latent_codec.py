@@ -21,7 +21,7 @@ class LatentOutput:
 
 
 class LatentCodec(nn.Module):
-    """Base of the tree's nodes. Arithmetic is fp32 (training) or float64 (evaluation, coding), whatever autocast says."""
+    """Base of the tree's nodes. It computes in fp32 (training) or float64 (coding), whatever autocast says."""
 
     num_strings: int
     """Strings that one image takes."""

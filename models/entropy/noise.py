@@ -15,7 +15,7 @@ _GOLDEN = 0x9E3779B9  # 2**32 / golden ratio: spreads consecutive integers
 
 
 def _mix(x: Tensor) -> Tensor:
-    """A 32-bit integer finaliser (two multiply-xorshift rounds) on int64 tensors; products wrap, the mask keeps 32 bits."""
+    """Two multiply-xorshift rounds on 32 bits in int64; products wrap, the mask keeps the low half."""
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK
     x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK
     return x ^ (x >> 16)
