@@ -30,7 +30,7 @@ class Coded:
         return self.file_bits - sum(left_out)
 
     def gaps(self) -> dict[str, float]:
-        """Layers with an image whose real bits exceed 1.02 x estimate + 200, {layer: real - estimated bits of the batch}."""
+        """{layer: real - estimated bits of the batch}, where an image exceeds 1.02 x its estimate + 200."""
         gaps = {}
         for layer, real in self.output.bits.items():
             estimated = self.estimated[layer].cpu()

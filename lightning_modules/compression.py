@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from evaluation import real_bytes
 from evaluation.measures import Measures, psnr
-from lightning_modules.stages import Stage, freeze_all_but, set_modes
+from lightning_modules.stages import Stage, freeze_all_but, parameters_of, set_modes
 from losses.schedules import value_at
 from models.codecs.base import Codec
 from models.entropy.noise import sample_keys
@@ -74,7 +74,7 @@ class CompressionSystem(LightningModule):
                 )
             (self.update,) = stage.updates.values()
             self.objective = self.update.objective
-            self.lr_scales = freeze_all_but(self, self.update.trainable)
+            freeze_all_but(self, self.update.trainable)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -147,19 +147,16 @@ class CompressionSystem(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """One optimiser with a group for each learning rate and, last, one for the quantiles (CompressAI's aux)."""
-        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        quantiles = [p for name, p in named if name.endswith(".quantiles")]
+        named = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        quantiles = [p for name, p in named.items() if name.endswith(".quantiles")]
+        scales = {p: 1.0 for p in named.values() if not any(p is q for q in quantiles)}
+        for part, scale in self.update.lr_scales.items():
+            scales |= {p: scale for p in parameters_of(self, [part]) & scales.keys()}
         lr = self.update.optimiser.keywords.get("lr", 1e-3)
-        groups = [
-            {
-                "params": [
-                    p for name, p in named if self.lr_scales[p] == scale and not name.endswith(".quantiles")
-                ],
-                "lr": lr * scale,
-            }
-            for scale in sorted({self.lr_scales[p] for _, p in named})
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p, own in scales.items() if own == scale], "lr": lr * scale}
+            for scale in sorted(set(scales.values()))
         ]
-        groups = [group for group in groups if group["params"]]
         self.main_parameters = [p for group in groups for p in group["params"]]
         schedules = [lambda step: value_at(self.update.lr_schedule, step / self.stage.num_batches)] * len(
             groups

@@ -17,7 +17,14 @@ from torch import nn
 
 from evaluation.results import Row, git_commit, make_row, table
 from lightning_modules.compression import CompressionSystem
-from lightning_modules.stages import Stage, fingerprint, freeze_all_but, frozen_state, load_into
+from lightning_modules.stages import (
+    Stage,
+    fingerprint,
+    freeze_all_but,
+    frozen_state,
+    load_into,
+    parameters_of,
+)
 from models.codecs.base import Codec
 from models.codecs.read_through import ReadThrough
 from tasks.base import Task
@@ -76,15 +83,16 @@ class Experiment:
 
     def _check_stage(self, system: nn.Module, stage: Stage) -> None:
         for update in stage.updates.values():
-            scales = freeze_all_but(system, update.trainable)
+            moving = freeze_all_but(system, update.trainable)
+            parameters_of(system, update.lr_scales)
             if unknown := set(update.objective.tasks) - set(self.tasks):
                 raise ValueError(
                     f"its objective names the tasks {sorted(unknown)}; there are {sorted(self.tasks)}"
                 )
             for name, task in self.tasks.items():
-                if name not in update.objective.tasks and any(p in scales for p in task.parameters()):
+                if name not in update.objective.tasks and any(p in moving for p in task.parameters()):
                     raise ValueError(f"it trains task {name!r}, which has no weight in its objective")
-            codec_moves = any(p in scales for p in self.codec.parameters())
+            codec_moves = any(p in moving for p in self.codec.parameters())
             if codec_moves and update.objective.rate is None:
                 raise ValueError("it trains the codec, but its objective has no rate: bits would be free")
         for key in stage.settings:

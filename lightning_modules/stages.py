@@ -1,7 +1,7 @@
 """Stage: what trains now, on what, for how long, from where; and what frozen means."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,21 @@ class Update:
     """One optimiser step: which weights follow which objective.
 
     Args:
-        trainable: {part: multiplier of the learning rate}. A part is a module's path in the system, such as
-            ``codec``, ``codec.g_a``, ``tasks``, ``tasks.parsing``, or one of the codec's roles ``codec.encoder``, ``codec.decoder``.
+        trainable: parts that move. A part is a module's path in the system, such as ``codec``, ``codec.g_a``,
+            ``tasks``, ``tasks.parsing``, or one of the codec's roles ``codec.encoder``, ``codec.decoder``.
             Everything else is frozen.
         objective: what is minimised.
         optimiser: called with parameter groups, e.g. a partial of ``torch.optim.Adam``.
-        lr_schedule: multiplier of the learning rate over the stage.
+        lr_scales: {part: multiplier of its learning rate}, 1 where not named.
+        lr_schedule: multiplier of all learning rates over the stage.
         clip: largest norm of the gradient, quantiles apart; ``None`` for no clipping.
         aux_lr: learning rate of the factorised priors' quantiles.
     """
 
-    trainable: Mapping[str, float]
+    trainable: Sequence[str]
     objective: Objective
     optimiser: Callable[[list[dict[str, Any]]], Optimizer]
+    lr_scales: Mapping[str, float] = field(default_factory=dict)
     lr_schedule: Scalar = 1.0
     clip: float | None = 1.0
     aux_lr: float = 1e-3
@@ -102,26 +104,36 @@ def modules_of(system: nn.Module, part: str) -> list[nn.Module]:
     return found
 
 
-def freeze_all_but(system: nn.Module, parts: Mapping[str, float]) -> dict[nn.Parameter, float]:
+def parameters_of(system: nn.Module, parts: Collection[str]) -> set[nn.Parameter]:
+    """All parameters of some parts.
+
+    Raises:
+        ValueError: a part is no module, or has no parameters.
+    """
+    found: set[nn.Parameter] = set()
+    for part in parts:
+        own = {p for module in modules_of(system, part) for p in module.parameters()}
+        if not own:
+            raise ValueError(f"part {part!r} has no parameters to train")
+        found |= own
+    return found
+
+
+def freeze_all_but(system: nn.Module, parts: Collection[str]) -> set[nn.Parameter]:
     """Let only ``parts`` move: requires_grad off elsewhere.
 
     Returns:
-        {trainable parameter: multiplier of its learning rate}.
+        The parameters that train.
 
     Raises:
         ValueError: nothing would train, or a part has no parameters.
     """
-    scales: dict[nn.Parameter, float] = {}
-    for part, scale in parts.items():
-        parameters = [p for module in modules_of(system, part) for p in module.parameters()]
-        if not parameters:
-            raise ValueError(f"part {part!r} has no parameters to train")
-        scales.update(dict.fromkeys(parameters, float(scale)))
-    if not scales:
+    trainable = parameters_of(system, parts)
+    if not trainable:
         raise ValueError("the stage trains nothing: name at least one part in `trainable`")
     for parameter in system.parameters():
-        parameter.requires_grad_(parameter in scales)
-    return scales
+        parameter.requires_grad_(parameter in trainable)
+    return trainable
 
 
 def set_modes(module: nn.Module, training: bool) -> None:
