@@ -7,12 +7,9 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
+from losses.distortion import MS_SSIM_MIN_SIDE
 from models.outputs import CodecOutput
 from tasks.base import Task, TaskOutput
-
-MS_SSIM_MIN_SIDE = 161
-"""Five scales of an 11-tap window need more than 160 pixels a side."""
-
 
 def to_8bit(x: Tensor) -> Tensor:
     """The picture as a file would hold it: clamped to [0, 1] and rounded to 255ths."""

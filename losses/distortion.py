@@ -6,6 +6,10 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 from models.outputs import CodecOutput
 
 
+MS_SSIM_MIN_SIDE = 176
+"""Five scales of an 11-tap window: a sixteenth of each side must exceed 10 pixels."""
+
+
 class MSE(nn.Module):
     """Mean squared error on the scale of 8-bit values: 255**2 * mean((x_hat - x)**2).
 
@@ -18,7 +22,7 @@ class MSE(nn.Module):
 
 
 class MSSSIM(nn.Module):
-    """1 - MS-SSIM, in [0, 1]. Both sides of the image must exceed 160 pixels (five scales of an 11-tap window).
+    """1 - MS-SSIM, in [0, 1]. Both sides of the image need 176 pixels at least (five scales, 11 taps).
 
     Reference: Wang et al., Multiscale structural similarity for image quality assessment, Asilomar 2003.
     """
@@ -29,9 +33,9 @@ class MSSSIM(nn.Module):
         Raises:
             ValueError: the image is too small.
         """
-        if min(output.size) <= 160:
+        if min(output.size) < MS_SSIM_MIN_SIDE:
             raise ValueError(
-                f"MS-SSIM needs sides above 160 pixels, these images are {output.size}: train with larger crops"
+                f"MS-SSIM needs sides of {MS_SSIM_MIN_SIDE} pixels, these images are {output.size}: use larger crops"
             )
         return 1 - multiscale_structural_similarity_index_measure(
             output.x_hat.float(), batch["image"], data_range=1.0

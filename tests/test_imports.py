@@ -24,7 +24,7 @@ ALLOWED = {
     "losses": {"torch", "torchmetrics", "models", "losses"},
     "tasks": {"torch", "torchmetrics", "numpy", "PIL", "models", "losses", "tasks"},
     "datamodules": {"torch", "torchvision", "lightning", "numpy", "PIL", "tqdm", "datamodules"},
-    "evaluation": {"torch", "torchmetrics", "numpy", "matplotlib", "PIL", "models", "tasks", "evaluation"},
+    "evaluation": {"torch", "torchmetrics", "numpy", "matplotlib", "PIL", "models", "losses", "tasks", "evaluation"},
     "lightning_modules": {
         "torch",
         "lightning",

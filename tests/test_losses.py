@@ -55,7 +55,7 @@ def test_ms_ssim_is_zero_for_equal_pictures_and_refuses_small_ones(output: Codec
     assert MSSSIM()(CodecOutput((176, 176), x_hat=x), {"image": x}).item() == pytest.approx(0, abs=1e-5)
     worse = MSSSIM()(CodecOutput((176, 176), x_hat=0.5 * x), {"image": x}).item()
     assert 0.01 < worse < 1
-    with pytest.raises(ValueError, match="sides above 160"):
+    with pytest.raises(ValueError, match="sides of 176"):
         MSSSIM()(output, batch)
 
 

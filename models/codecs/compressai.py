@@ -67,6 +67,7 @@ class CompressAICodec(Codec):
         latent_stride, channels = self._measure()
         self.latents = {"y_hat": LatentSpec("map", channels, "base", stride=latent_stride)}
         self.stride = max(latent_stride, 64)
+        self._measured_layout: tuple[int, Any] | None = None
 
     @torch.no_grad()
     def _measure(self) -> tuple[int, int]:
@@ -145,9 +146,11 @@ class CompressAICodec(Codec):
 
     def _layout(self) -> tuple[int, Any]:
         """How many strings an image takes, and the nested shapes that belong to a picture of one stride each way."""
-        parameter = next(self.model.parameters())
-        result = self.model.compress(torch.zeros(1, 3, self.stride, self.stride).to(parameter))
-        return len(result["strings"]), result["shape"]
+        if self._measured_layout is None:
+            parameter = next(self.model.parameters())
+            result = self.model.compress(torch.zeros(1, 3, self.stride, self.stride).to(parameter))
+            self._measured_layout = len(result["strings"]), result["shape"]
+        return self._measured_layout
 
 
 class _Enough(Exception):

@@ -1,0 +1,30 @@
+"""Derive the figures of a result record again from its rows: ``python -m benchmarks.recompute NAME``."""
+
+import importlib
+import json
+import sys
+
+from benchmarks.record import RESULTS
+
+
+def main(name: str) -> int:
+    """Print the figures; exit status 1 where they differ from the stored ones."""
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        known = sorted(p.stem for p in RESULTS.glob("*.json"))
+        print(f"benchmarks.recompute: error: there is no record {name!r}; there are {known}", file=sys.stderr)
+        return 2
+    record = json.loads(path.read_text())
+    figures = dict(importlib.import_module(f"benchmarks.{name}").figures(record["rows"]))
+    print(json.dumps(figures, indent=2))
+    if figures != record["figures"]:
+        print(f"{path} holds other figures: {record['figures']}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        print("usage: python -m benchmarks.recompute NAME", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(main(sys.argv[1]))
