@@ -14,6 +14,10 @@ WARNED_ONE_BY_ONE = 5
 """Files that get a line of their own on the screen; the list holds all."""
 
 
+class TooManyUnreadable(ValueError):
+    """More files cannot be read than the run may step over."""
+
+
 class UnreadableFiles(Callback):
     """Counts the files that loading stepped over, warns, and lists them in ``unreadable_files.txt``.
 
@@ -79,7 +83,7 @@ class UnreadableFiles(Callback):
                     stacklevel=2,
                 )
         if len(self._known) > self.limit:
-            raise ValueError(
+            raise TooManyUnreadable(
                 f"{len(self._known)} files cannot be read, more than limit={self.limit}. All are listed in "
                 f"{self._file}, the last is: {new[-1]}. Repair the data set, or raise the limit "
                 "(callbacks.unreadable_files.limit)"

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from datamodules.samples import Label
 from datamodules.sampling import Key, seed_of_draw
-from datamodules.source import Source, UnreadableSample, read_checked
+from datamodules.source import DataError, Source, UnreadableSample, read_checked
 
 MAX_UNREADABLE_IN_A_ROW = 100
 """A training draw that steps over this many files gives up: not single files, the whole disk is broken."""
@@ -100,7 +100,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         The batch, its ``image`` still uint8 (B, 3, H, W). If no sample of it was readable: ``skipped`` alone.
 
     Raises:
-        ValueError: images of different size.
+        DataError: images of different size.
     """
     skipped = [reason for sample in samples for reason in sample["skipped"]]
     samples = [sample for sample in samples if "image" in sample]
@@ -109,7 +109,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     sizes = {tuple(sample["image"].shape[1:]): sample["id"] for sample in samples}
     if len(sizes) > 1:
         found = ", ".join(f"{name} {width}x{height}" for (height, width), name in sizes.items())
-        raise ValueError(
+        raise DataError(
             f"images of one batch differ in size ({found}): give `crop` for training; for evaluation "
             f"eval_batch_size=1, or `eval_size` to cut all to one size"
         )

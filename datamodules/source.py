@@ -8,7 +8,11 @@ from torch import Tensor
 from datamodules.samples import IGNORE, MISSING, Label
 
 
-class UnreadableSample(ValueError):
+class DataError(ValueError):
+    """The data set cannot be used as it is; the message names files and what to do. Ends a run."""
+
+
+class UnreadableSample(DataError):
     """One sample cannot be used: the message names the file and the reason.
 
     Training steps over it and evaluation drops it; both count it (``skipped`` of the batch).

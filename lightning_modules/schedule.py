@@ -13,9 +13,10 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from evaluation.results import Row, git_commit, make_row, table
+from evaluation.results import Row, drop_rows_after, git_commit, make_row, table
 from lightning_modules.compression import CompressionSystem
 from lightning_modules.stages import (
     Stage,
@@ -24,6 +25,7 @@ from lightning_modules.stages import (
     frozen_state,
     load_into,
     parameters_of,
+    read_weights,
 )
 from models.codecs.base import Codec
 from models.codecs.read_through import ReadThrough
@@ -75,13 +77,39 @@ class Experiment:
                 self._check_stage(system, stage)
             except ValueError as error:
                 raise ValueError(f"stage {name!r}: {error}") from error
-        self.make_callbacks()  # a mistake in one shows now, not when its stage begins
+        self._check_baselines()
+        # A mistake in one of these shows now, not when the first stage, or the last, begins.
+        self.make_callbacks()
+        try:
+            world_size = self._trainer(Path(), logger=False).world_size
+        except (ValueError, MisconfigurationException) as error:
+            raise ValueError(f"trainer: {error}") from error
         for data in {
             id(d): d for d in (self.data, *(s.data for s in self.stages.values() if s.data))
         }.values():
+            if data.batch_size % world_size:
+                raise ValueError(
+                    f"data.batch_size={data.batch_size} must be a multiple of the {world_size} processes, "
+                    "which share it out evenly"
+                )
             data.check()
 
+    def _check_baselines(self) -> None:
+        """They are coded after everything has trained: too late to hear of a wrong rate."""
+        for name, baseline in self.baselines.items():
+            try:
+                if baseline.keys() != {"codec", "rates"} or not isinstance(baseline["rates"], Sequence):
+                    raise ValueError(f"has {sorted(baseline)}, must have `codec` and `rates`, a list")
+                codec = ReadThrough(baseline["codec"], self.codec.eval())
+                codec.eval()
+                for rate in baseline["rates"]:
+                    codec.compress(torch.full((1, 3, 32, 32), 0.5), rate)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"baselines.{name}: {error}") from error
+
     def _check_stage(self, system: nn.Module, stage: Stage) -> None:
+        if len(stage.updates) != 1:
+            raise ValueError(f"this system makes one update a batch, the stage has {sorted(stage.updates)}")
         for update in stage.updates.values():
             moving = freeze_all_but(system, update.trainable)
             parameters_of(system, update.lr_scales)
@@ -99,8 +127,7 @@ class Experiment:
             if not hasattr(self.codec, key):
                 raise ValueError(f"settings: this codec has no {key!r}")
         for part, source in stage.init_from.items():
-            if not Path(source.partition(":")[0]).is_file():
-                raise ValueError(f"init_from: {part}: there is no checkpoint {source.partition(':')[0]!r}")
+            read_weights(system, part, source)
 
     def ready_tasks(self, number: int) -> set[str]:
         """Tasks that can be judged after stage ``number`` (0, 1, ...): trained by then, or never trained at all."""
@@ -142,6 +169,8 @@ class Experiment:
                 records.append(json.loads((folder / "stage.json").read_text()))
                 rank_zero_only(print)(f"stage {number + 1} {name!r} is finished already: loaded {folder}")
             else:
+                # Of a stage that was killed, which is taken again.
+                rank_zero_only(drop_rows_after)(run_dir / "metrics.csv", first_step)
                 records.append(self._run_stage(number, name, stage, system, folder))
             first_step += stage.num_batches
         rows = [record.pop("test") for record in records] + self._test_baselines(run_dir, first_step)
@@ -167,6 +196,8 @@ class Experiment:
             load_into(system, part, source)
         usual = {key: getattr(self.codec, key) for key in stage.settings}
         _set(self.codec, stage.settings)
+        # Dropout and the like draw the same whether the stages before ran just now or were loaded.
+        torch.manual_seed(_stage_seed(self.seed, number))
         data = (stage.data or self.data).for_stage(
             num_batches=stage.num_batches, seed=_stage_seed(self.seed, number)
         )

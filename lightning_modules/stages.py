@@ -1,6 +1,7 @@
 """Stage: what trains now, on what, for how long, from where; and what frozen means."""
 
 import hashlib
+import pickle
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,23 +170,57 @@ def fingerprint(state: Iterator[tuple[str, Tensor]]) -> dict[str, str]:
     }
 
 
+def read_weights(system: nn.Module, part: str, source: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The module that a part names, and the weights that ``"checkpoint[:prefix]"`` has for it.
+
+    Raises:
+        ValueError: no such file or part, or the weights do not fit; the message says which.
+    """
+    path, _, prefix = source.partition(":")
+    if not Path(path).is_file():
+        raise ValueError(f"init_from: {part}: there is no checkpoint {path!r}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"init_from: {part}: {path} is no checkpoint that can be loaded safely ({type(error).__name__})"
+        ) from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    start = (prefix or part) + "."
+    state = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+    if not state:
+        raise ValueError(f"init_from: {part}: {path} holds no weights under {start!r}")
+    modules = modules_of(system, part)
+    if len(modules) != 1:
+        raise ValueError(f"init_from: {part}: is {len(modules)} modules, name one of them")
+    (module,) = modules
+    own = module.state_dict()
+    # Coding tables are made anew from the weights, and may be there or not.
+    missing = sorted(key for key in own.keys() - state.keys() if not is_table(key))
+    foreign = sorted(key for key in state.keys() - own.keys() if not is_table(key))
+    shapes = sorted(
+        key
+        for key in own.keys() & state.keys()
+        if not is_table(key) and own[key].shape != getattr(state[key], "shape", None)
+    )
+    for keys, what in ((missing, "missing there"), (foreign, "unknown here"), (shapes, "of another shape")):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise ValueError(
+                f"init_from: {part}: the weights in {path} do not fit: {', '.join(keys[:3])}{more} {what}"
+            )
+    return module, state
+
+
 def load_into(system: nn.Module, part: str, source: str) -> None:
     """Load ``"checkpoint[:prefix]"`` into a part of the system.
 
     Raises:
         ValueError: no such file, or its weights do not fit; the message says which.
     """
-    path, _, prefix = source.partition(":")
-    if not Path(path).is_file():
-        raise ValueError(f"init_from: {part}: there is no checkpoint {path!r}")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state)
-    start = (prefix or part) + "."
-    state = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
-    if not state:
-        raise ValueError(f"init_from: {part}: {path} holds no weights under {start!r}")
-    (module,) = modules_of(system, part)
+    module, state = read_weights(system, part, source)
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
+        path = source.partition(":")[0]
         raise ValueError(f"init_from: {part}: the weights in {path} do not fit: {error}") from error

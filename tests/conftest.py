@@ -1,11 +1,13 @@
 """What tests share: a toy layered codec, tiny versions of shipped codecs, composed configs, small images."""
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -113,11 +115,23 @@ def tiny_codec(name: str) -> Codec:
     torch.manual_seed(0)
     if name == "two_layers":
         return TwoLayers()
-    node = OmegaConf.load(CONFIGS / "codec" / f"{name}.yaml")
-    return instantiate(OmegaConf.merge(node, TINY.get(name, {})))
+    return instantiate(OmegaConf.merge(component("codec", name), TINY.get(name, {})))
 
 
-CODECS = [*sorted(path.stem for path in (CONFIGS / "codec").glob("*.yaml")), "two_layers"]
+def component(group: str, name: str) -> DictConfig:
+    """``configs/<group>/<name>.yaml`` with its own defaults, alone; also while tests are still being collected."""
+    ready = GlobalHydra.instance().is_initialized()
+    with nullcontext() if ready else initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(f"{group}/{name}")[group]
+
+
+def names_in(group: str) -> list[str]:
+    """Every yaml of a group: what is added there is tested without further ado."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+CODECS = [*names_in("codec"), "two_layers"]
+TASKS = names_in("task")
 
 
 @pytest.fixture(params=CODECS)

@@ -1,22 +1,21 @@
 """Tasks: a contract for every yaml in configs/task, and numbers against slow independent versions."""
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from datamodules.samples import IGNORE, MISSING, Label
 from models.outputs import CodecOutput, LatentSpec
+from tasks.base import Task
 from tasks.classification import Classification
 from tasks.cross_entropy import cross_entropy_sum
 from tasks.segmentation import Segmentation
+from tests.conftest import TASKS, component
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs" / "task").glob("*.yaml"))
 SIZE = (70, 90)
 STRIDE = 16
 READABLE = {
@@ -58,9 +57,10 @@ def random_target(label: Label, batch: int) -> Tensor:
     pytest.skip(f"no random target for labels of kind {label.kind}")
 
 
-def build(config: Path):
+def build(name: str) -> Task:
+    """configs/task/<name>.yaml on a made-up codec and data set."""
     torch.manual_seed(0)
-    return instantiate(OmegaConf.load(config))(READABLE, LABELS)
+    return instantiate(component("task", name))(READABLE, LABELS)
 
 
 def first_half(output: CodecOutput, batch: int) -> CodecOutput:
@@ -71,12 +71,12 @@ def first_half(output: CodecOutput, batch: int) -> CodecOutput:
 
 # --------------------------------------------------------------------------- contract, every configs/task
 
-every_task = pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+every_task = pytest.mark.parametrize("name", TASKS)
 
 
 @every_task
-def test_loss_reaches_every_parameter(config):
-    task = build(config)
+def test_loss_reaches_every_parameter(name):
+    task = build(name)
     target = random_target(task.label, 4)
     result = task(random_output(4), {task.target: target})
     assert result.preds.shape[0] == 4
@@ -86,14 +86,14 @@ def test_loss_reaches_every_parameter(config):
     assert torch.isfinite(result.loss_sum)
     assert result.count > 0
     (result.loss_sum / result.count).backward()
-    for name, parameter in task.named_parameters():
-        assert parameter.grad is not None, name
-        assert torch.isfinite(parameter.grad).all(), name
+    for path, parameter in task.named_parameters():
+        assert parameter.grad is not None, path
+        assert torch.isfinite(parameter.grad).all(), path
 
 
 @every_task
-def test_loss_falls_on_one_batch(config):
-    task = build(config)
+def test_loss_falls_on_one_batch(name):
+    task = build(name)
     output, target = random_output(2), random_target(task.label, 2)
     optimiser = torch.optim.Adam(task.parameters(), lr=1e-3)
     losses = []
@@ -108,8 +108,8 @@ def test_loss_falls_on_one_batch(config):
 
 
 @every_task
-def test_missing_labels_do_not_count(config):
-    task = build(config).eval()  # batch statistics must not mix the halves
+def test_missing_labels_do_not_count(name):
+    task = build(name).eval()  # batch statistics must not mix the halves
     output, target = random_output(4), random_target(task.label, 4)
     half_missing = target.clone()
     half_missing[2:] = task.label.missing
@@ -120,21 +120,21 @@ def test_missing_labels_do_not_count(config):
 
 
 @every_task
-def test_without_any_label_the_loss_is_zero_and_keeps_the_graph(config):
-    task = build(config)
+def test_without_any_label_the_loss_is_zero_and_keeps_the_graph(name):
+    task = build(name)
     target = torch.full_like(random_target(task.label, 2), task.label.missing)
     result = task(random_output(2), {task.target: target})
     assert result.loss_sum.item() == 0
     assert result.count.item() == 0
     result.loss_sum.backward()
-    for name, parameter in task.named_parameters():
-        assert parameter.grad is not None, name
-        assert (parameter.grad == 0).all(), name
+    for path, parameter in task.named_parameters():
+        assert parameter.grad is not None, path
+        assert (parameter.grad == 0).all(), path
 
 
 @every_task
-def test_metrics_take_what_the_task_gives(config):
-    task = build(config).eval()
+def test_metrics_take_what_the_task_gives(name):
+    task = build(name).eval()
     metrics = task.metrics()
     assert task.monitor in metrics
     target = random_target(task.label, 3)
@@ -148,8 +148,8 @@ def test_metrics_take_what_the_task_gives(config):
 
 
 @every_task
-def test_illustrate_draws_a_picture(config):
-    task = build(config).eval()
+def test_illustrate_draws_a_picture(name):
+    task = build(name).eval()
     with torch.no_grad():
         preds = task.predict(random_output(1))[0]
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
@@ -165,8 +165,8 @@ def test_illustrate_draws_a_picture(config):
 
 
 @every_task
-def test_criterion_is_computed_in_float32_under_autocast(config):
-    task = build(config).eval()
+def test_criterion_is_computed_in_float32_under_autocast(name):
+    task = build(name).eval()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = task(random_output(2), {task.target: random_target(task.label, 2)})
     assert result.loss_sum.dtype == torch.float32
@@ -174,8 +174,8 @@ def test_criterion_is_computed_in_float32_under_autocast(config):
 
 
 @every_task
-def test_predictions_need_no_labels_and_survive_saving(config):
-    task, other = build(config).eval(), build(config).eval()
+def test_predictions_need_no_labels_and_survive_saving(name):
+    task, other = build(name).eval(), build(name).eval()
     other.load_state_dict(task.state_dict())
     output = random_output(2)
     with torch.no_grad():
@@ -185,8 +185,8 @@ def test_predictions_need_no_labels_and_survive_saving(config):
 @every_task
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_nothing_waits_for_the_gpu(config):
-    task = build(config).cuda()
+def test_nothing_waits_for_the_gpu(name):
+    task = build(name).cuda()
     output = random_output(2)
     output.x_hat = output.x_hat.cuda()
     output.latents = {name: tensor.cuda() for name, tensor in output.latents.items()}
