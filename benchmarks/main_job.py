@@ -133,8 +133,8 @@ def main(seeds: list[int]) -> None:
     rows = [row for seed in seeds for row in measure(seed)]
     notes = (
         f"Seeds {seeds}; 400 test portraits, the same for all; rates and tasks from real files. rd_codec: heads "
-        "trained on the frozen rate-distortion codec. control: the same with as many batches in all as the joint run had. "
-        "Intervals: Student's t over seeds, paired; not a bootstrap over images. quickstart_seconds: the slowest "
+        "trained on the frozen rate-distortion codec. control: the same with as many batches in all as the joint run "
+        "had. Intervals: Student's t over seeds, paired; not a bootstrap over images. quickstart_seconds: the slowest "
         "whole command, set-up apart. JPEG is read by the joint codec's heads, which never saw JPEG."
     )
     path = write(

@@ -11,6 +11,7 @@ from losses.distortion import MS_SSIM_MIN_SIDE
 from models.outputs import CodecOutput
 from tasks.base import Task, TaskOutput
 
+
 def to_8bit(x: Tensor) -> Tensor:
     """The picture as a file would hold it: clamped to [0, 1] and rounded to 255ths."""
     return (x.clamp(0, 1) * 255).round() / 255

@@ -5,7 +5,6 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 
 from models.outputs import CodecOutput
 
-
 MS_SSIM_MIN_SIDE = 176
 """Five scales of an 11-tap window: a sixteenth of each side must exceed 10 pixels."""
 

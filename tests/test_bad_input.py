@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-import train
 from datamodules.source import DataError
+from launch.errors import one_line
 from tests.test_train import TINY, Result, checkpoint, command
 
 ON_FOLDERS = (
@@ -352,7 +352,7 @@ def test_errors_of_loading_processes_are_told_without_their_frames() -> None:
     with pytest.raises(DataError) as caught:
         next(iter(DataLoader(Broken(), num_workers=1)))
     assert "Original Traceback" in str(caught.value)  # else this test shows nothing
-    assert train._message(caught.value) == "100 files in a row cannot be read. Repair: the data set."
+    assert one_line(caught.value) == "100 files in a row cannot be read. Repair: the data set."
 
 
 # -- what happens later ------------------------------------------------------------------------------------------

@@ -42,11 +42,14 @@ def test_two_processes_agree_with_one(schedule: str, runs: dict[str, Path]) -> N
     assert [folder.name for folder in one] == [folder.name for folder in two]
     for a, b in zip(one, two, strict=True):
         weights, others = (
-            torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for folder in (a, b)
+            torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+            for folder in (a, b)
         )
         assert weights.keys() == others.keys()
         for name, value in weights.items():
-            difference = (value.double() - others[name].double()).abs().max() if value.numel() else torch.zeros(())
+            difference = (
+                (value.double() - others[name].double()).abs().max() if value.numel() else torch.zeros(())
+            )
             assert difference <= TOLERANCE, f"{a.name}: {name} differs by {difference:.1e}"
 
 

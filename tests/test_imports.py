@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = {"models", "losses", "tasks", "datamodules", "lightning_modules", "callbacks", "evaluation"}
 ALLOWED = {
     "models": {
         "torch",
@@ -24,7 +23,17 @@ ALLOWED = {
     "losses": {"torch", "torchmetrics", "models", "losses"},
     "tasks": {"torch", "torchmetrics", "numpy", "PIL", "models", "losses", "tasks"},
     "datamodules": {"torch", "torchvision", "lightning", "numpy", "PIL", "tqdm", "datamodules"},
-    "evaluation": {"torch", "torchmetrics", "numpy", "matplotlib", "PIL", "models", "losses", "tasks", "evaluation"},
+    "evaluation": {
+        "torch",
+        "torchmetrics",
+        "numpy",
+        "matplotlib",
+        "PIL",
+        "models",
+        "losses",
+        "tasks",
+        "evaluation",
+    },
     "lightning_modules": {
         "torch",
         "lightning",

@@ -53,7 +53,9 @@ def test_small_images_have_no_ms_ssim() -> None:
     assert measures.compute()["ms_ssim"] == pytest.approx(1.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["mean_scale_tiny", "compressai_mbt2018_mean", "jpeg", "identity", "two_layers"])
+@pytest.mark.parametrize(
+    "name", ["mean_scale_tiny", "compressai_mbt2018_mean", "jpeg", "identity", "two_layers"]
+)
 def test_real_bytes_are_those_of_files(name: str, images: Tensor, tmp_path: Path) -> None:
     codec = tiny_codec(name).eval()
     coded = real_bytes.code(codec, images)
@@ -79,7 +81,9 @@ def test_jpeg_is_what_pillow_writes_and_reads(images: Tensor) -> None:
 
 
 def test_a_layer_that_costs_more_than_estimated_is_named() -> None:
-    output = CodecOutput((8, 8), bits={"base": torch.tensor([1000.0, 1300.0]), "top": torch.tensor([90.0, 100.0])})
+    output = CodecOutput(
+        (8, 8), bits={"base": torch.tensor([1000.0, 1300.0]), "top": torch.tensor([90.0, 100.0])}
+    )
     coded = real_bytes.Coded(output, torch.tensor([1200.0, 1500.0]),
                              {"base": torch.tensor([1000.0, 1000.0]), "top": torch.tensor([1.0, 1.0])})  # fmt: skip
     assert coded.gaps() == {"base": 300.0}
@@ -109,7 +113,16 @@ def test_every_record_s_figures_follow_from_its_rows() -> None:
     assert records, "no result records"
     for path in records:
         record = json.loads(path.read_text())
-        assert list(record) == ["name", "commands", "git_commit", "date", "machine", "figures", "rows", "notes"]
+        assert list(record) == [
+            "name",
+            "commands",
+            "git_commit",
+            "date",
+            "machine",
+            "figures",
+            "rows",
+            "notes",
+        ]
         command = [sys.executable, "-m", "benchmarks.recompute", path.stem]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

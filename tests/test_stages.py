@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from lightning_modules.compression import CompressionSystem
-from lightning_modules.schedule import Experiment
+from lightning_modules.experiment import Experiment
+from lightning_modules.schedule import run
 from lightning_modules.stages import (
     Stage,
     Update,
@@ -239,7 +240,7 @@ def test_settings_hold_for_their_stage_alone(tmp_path: Path) -> None:
         return original(*args)
 
     experiment.codec._forward = spy
-    experiment.run(tmp_path)
+    run(experiment, tmp_path)
     assert seen[0] == "noise"
     assert seen[-1] == "ste"
     assert experiment.codec.quantise == "ste"
@@ -255,4 +256,4 @@ def test_a_frozen_weight_that_moves_ends_the_run(tmp_path: Path) -> None:
 
     experiment.tasks["parsing"].register_forward_hook(disturb)
     with pytest.raises(RuntimeError, match=r"stage 'heads' moved frozen weights: \['codec.g_s"):
-        experiment.run(tmp_path)
+        run(experiment, tmp_path)

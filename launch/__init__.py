@@ -1,0 +1,1 @@
+"""What stands between a command line and an experiment: checks of its config, and its run folder."""

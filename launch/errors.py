@@ -1,0 +1,28 @@
+"""A mistake in one line."""
+
+from omegaconf.errors import OmegaConfBaseException
+
+
+class UserError(Exception):
+    """A mistake in the configuration or the data, found before anything trains."""
+
+
+def one_line(error: BaseException) -> str:
+    """The mistake itself in one line, without the frames around it."""
+    cause = error
+    while cause.__cause__ is not None and type(cause).__name__ == "InstantiationException":
+        cause = cause.__cause__
+    where = next((line for line in str(error).splitlines() if line.startswith("full_key: ")), "")
+    prefix = f"{where.removeprefix('full_key: ')}: " if where and cause is not error else ""
+    text = str(cause)
+    if "Original Traceback" in text:
+        # From a loading process: its frames come first.
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    if type(error).__module__.startswith("hydra.") and type(error).__name__ != "InstantiationException":
+        text = text.partition("Config search path")[0]
+        if isinstance(cause.__cause__, OmegaConfBaseException) and "append to your config" not in text:
+            text += f": {str(cause.__cause__).splitlines()[0]}"
+    if isinstance(error, OmegaConfBaseException):
+        key = getattr(error, "full_key", None)
+        text = str(error).splitlines()[0] + (f" ({key})" if key else "")
+    return prefix + " ".join(text.split())
