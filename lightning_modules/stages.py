@@ -3,7 +3,7 @@
 import hashlib
 import pickle
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,13 @@ class Update:
     trainable: Sequence[str]
     objective: Objective
     optimiser: Callable[[list[dict[str, Any]]], Optimizer]
-    lr_scales: Mapping[str, float] = field(default_factory=dict)
+    lr_scales: Mapping[str, float] | None = None
     lr_schedule: Scalar = 1.0
     clip: float | None = 1.0
     aux_lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        self.lr_scales = self.lr_scales or {}
 
 
 @dataclass
@@ -62,12 +65,13 @@ class Stage:
 
     num_batches: int
     updates: Mapping[str, Update]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] | None = None
     num_validations: int = 4
     data: LightningDataModule | None = None
-    init_from: Mapping[str, str] = field(default_factory=dict)
+    init_from: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
+        self.settings, self.init_from = self.settings or {}, self.init_from or {}
         for name in ("num_batches", "num_validations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")

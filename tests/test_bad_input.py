@@ -96,7 +96,7 @@ MISTAKES = {
         r"schedule\.joint\.updates\.main\.objective\.lambda: Objective takes no 'lambda'; did you mean 'lmbda'",
     ),
     "unknown argument of a stage's data": (
-        ["+schedule.heads.data={batch_sise: 3}"],
+        ["schedule.heads.data={batch_sise: 3}"],
         r"schedule\.heads\.data\.batch_sise: Portraits takes no 'batch_sise'; did you mean 'batch_size'",
     ),
     "unknown target": (["codec._target_=models.nope.Codec"], r"codec\._target_=models\.nope\.Codec"),
@@ -144,7 +144,7 @@ MISTAKES = {
         ["schedule.heads.updates.main.trainable=[codec,tasks]"],
         r"stage 'heads': it trains the codec, but its objective has no rate",
     ),
-    "unknown setting": (["+schedule.heads.settings={foo: 1}"], r"stage 'heads': settings: .* no 'foo'"),
+    "unknown setting": (["schedule.heads.settings={foo: 1}"], r"stage 'heads': settings: .* no 'foo'"),
     # Tasks.
     "objective names an unknown task": (
         ["+task_weights.foo=1"],
@@ -178,7 +178,7 @@ MISTAKES = {
     "unknown precision": (["trainer.precision=abc"], r"trainer\.precision is 'abc', must be .*'bf16-mixed'"),
     "no folder to resume": (["resume=nowhere"], r"resume=nowhere is no run folder: it has no config\.yaml"),
     "no checkpoint": (
-        ["+schedule.heads.init_from={codec: nowhere.ckpt}"],
+        ["schedule.heads.init_from={codec: nowhere.ckpt}"],
         r"stage 'heads': init_from: codec: there is no checkpoint 'nowhere\.ckpt'",
     ),
     "no root": (["data=class_folders"], r"data\.root is missing: give data\.root=VALUE"),
@@ -243,7 +243,7 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
         (f"nope: '{other}:tasks'", r"part 'nope' is no module"),
         (f"codec: {foreign}", r"codec: .*text\.ckpt is no checkpoint that can be loaded safely"),
     ):
-        result = command(*TINY, place, f"+schedule.joint.init_from={{{source}}}")
+        result = command(*TINY, place, f"schedule.joint.init_from={{{source}}}")
         assert_one_line(result, rf"stage 'joint': init_from: .*{pattern}|stage 'joint': {pattern}")
 
 
