@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ SAMPLES_CHECKED = 64
 """Samples of each split that ``check`` really reads: enough to meet a wrong option, a few seconds at most."""
 
 
+@dataclass(kw_only=True, eq=False)
 class ImageDataModule(LightningDataModule):
     """Loaders for a data set of images with any labels.
 
@@ -50,34 +52,30 @@ class ImageDataModule(LightningDataModule):
         ValueError: an argument out of its range.
     """
 
-    def __init__(
-        self,
-        *,
-        batch_size: int,
-        eval_batch_size: int | None = None,
-        num_workers: int = 2,
-        crop: int | None = None,
-        eval_size: int | None = None,
-        flip: float = 0.5,
-        scale: Sequence[float] | None = None,
-        colour_jitter: float = 0.0,
-        min_size: int = 16,
-    ):
+    batch_size: int
+    eval_batch_size: int | None = None
+    num_workers: int = 2
+    crop: int | None = None
+    eval_size: int | None = None
+    flip: float = 0.5
+    scale: Sequence[float] | None = None
+    colour_jitter: float = 0.0
+    min_size: int = 16
+
+    def __post_init__(self) -> None:
         super().__init__()
         for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("min_size", min_size, 1),
+            ("batch_size", self.batch_size, 1),
+            ("eval_batch_size", self.eval_batch_size, 1),
+            ("num_workers", self.num_workers, 0),
+            ("min_size", self.min_size, 1),
         ):
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}, must be at least {least}")
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.num_workers = num_workers
-        self.min_size = min_size
-        self.train_view = RandomView(crop=crop, flip=flip, scale=scale, colour_jitter=colour_jitter)
-        self.eval_view = CentreView(size=eval_size)
+        self.train_view = RandomView(
+            crop=self.crop, flip=self.flip, scale=self.scale, colour_jitter=self.colour_jitter
+        )
+        self.eval_view = CentreView(size=self.eval_size)
         self._sources: dict[str, Source] = {}
         self._stage: dict[str, int] | None = None
 

@@ -1,6 +1,6 @@
 """ClassFolders: ImageNet-like folders, one for each class."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from datamodules.files import checked_root, image_files, place_in_split, read_im
 from datamodules.samples import Label
 
 
+@dataclass(kw_only=True, eq=False)
 class ClassFolders(ImageDataModule):
     """Images sorted into ``root/<split>/<class>/``; publishes ``class``, classes in alphabetical order::
 
@@ -29,36 +30,14 @@ class ClassFolders(ImageDataModule):
             its range.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        *,
-        val_fraction: float = 0.05,
-        batch_size: int,
-        eval_batch_size: int | None = None,
-        num_workers: int = 2,
-        crop: int | None = None,
-        eval_size: int | None = None,
-        flip: float = 0.5,
-        scale: Sequence[float] | None = None,
-        colour_jitter: float = 0.0,
-        min_size: int = 16,
-    ):
-        super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            crop=crop,
-            eval_size=eval_size,
-            flip=flip,
-            scale=scale,
-            colour_jitter=colour_jitter,
-            min_size=min_size,
-        )
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction is {val_fraction}, must be within 0..1, both excluded")
-        self.root = checked_root(root)
-        self.val_fraction = val_fraction
+    root: str | Path = field(kw_only=False)
+    val_fraction: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(f"val_fraction is {self.val_fraction}, must be within 0..1, both excluded")
+        self.root = checked_root(self.root)
         there = [name for name in ("train", "val", "test") if (self.root / name).is_dir()]
         if "train" not in there or len(there) < 2:
             raise ValueError(

@@ -1,6 +1,7 @@
 """ImageFolder: photos without labels, for training codecs and for rate-distortion tests."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from datamodules.samples import Label
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
+@dataclass(kw_only=True, eq=False)
 class ImageFolder(ImageDataModule):
     """Image files below a folder, at any depth. Publishes no labels.
 
@@ -34,35 +36,14 @@ class ImageFolder(ImageDataModule):
             holds no images, raises when it is asked for.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        *,
-        split_fractions: Sequence[float] = (0.9, 0.05, 0.05),
-        folders: Mapping[str, str] | None = None,
-        batch_size: int,
-        eval_batch_size: int | None = None,
-        num_workers: int = 2,
-        crop: int | None = None,
-        eval_size: int | None = None,
-        flip: float = 0.5,
-        scale: Sequence[float] | None = None,
-        colour_jitter: float = 0.0,
-        min_size: int = 16,
-    ):
-        super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            crop=crop,
-            eval_size=eval_size,
-            flip=flip,
-            scale=scale,
-            colour_jitter=colour_jitter,
-            min_size=min_size,
-        )
-        self.root = checked_root(root)
-        self.split_fractions = tuple(split_fractions)
+    root: str | Path = field(kw_only=False)
+    split_fractions: Sequence[float] = (0.9, 0.05, 0.05)
+    folders: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.root = checked_root(self.root)
+        self.split_fractions = tuple(self.split_fractions)
         if (
             len(self.split_fractions) != 3
             or min(self.split_fractions) < 0
@@ -71,12 +52,12 @@ class ImageFolder(ImageDataModule):
             raise ValueError(
                 f"split_fractions is {self.split_fractions}, must be shares of train, val, test with sum 1"
             )
-        if folders is not None and not set(folders) <= set(SPLITS):
-            raise ValueError(f"folders names {sorted(folders)}, must name some of {', '.join(SPLITS)}")
-        if folders is None:
+        if self.folders is not None and not set(self.folders) <= set(SPLITS):
+            raise ValueError(f"folders names {sorted(self.folders)}, must name some of {', '.join(SPLITS)}")
+        if self.folders is None:
             self.folders = self._split_folders()
         else:
-            self.folders = {split: self.root / folder for split, folder in folders.items()}
+            self.folders = {split: self.root / folder for split, folder in self.folders.items()}
         for split, folder in self.folders.items():
             if not folder.is_dir() or not folder.is_relative_to(self.root):
                 raise ValueError(

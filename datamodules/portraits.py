@@ -2,7 +2,8 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -20,6 +21,7 @@ _MISSING = 100  # random stream of the labels that are withheld; the drawing use
 _WORTH_A_POOL = 500 * 64 * 64  # pixels, about a second of drawing: starting processes costs a tenth of that
 
 
+@dataclass(kw_only=True, eq=False)
 class Portraits(ImageDataModule):
     """Drawn portraits of a few people before busy backgrounds: no download, any size, any number.
 
@@ -48,54 +50,31 @@ class Portraits(ImageDataModule):
         ValueError: an argument out of its range, or ``missing`` names a label that portraits do not have.
     """
 
-    def __init__(
-        self,
-        *,
-        size: int = 64,
-        num_train: int = 4000,
-        num_val: int = 200,
-        num_test: int = 400,
-        num_identities: int = 40,
-        seed: int = 0,
-        missing: Mapping[str, float] | None = None,
-        batch_size: int,
-        eval_batch_size: int | None = None,
-        num_workers: int = 2,
-        crop: int | None = None,
-        eval_size: int | None = None,
-        flip: float = 0.5,
-        scale: Sequence[float] | None = None,
-        colour_jitter: float = 0.0,
-        min_size: int = 16,
-    ):
-        super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            crop=crop,
-            # All drawings are of one size; saying so lets evaluation use batches.
-            eval_size=size if eval_size is None else eval_size,
-            flip=flip,
-            scale=scale,
-            colour_jitter=colour_jitter,
-            min_size=min_size,
-        )
-        self.num_images = {"train": num_train, "val": num_val, "test": num_test}
+    size: int = 64
+    num_train: int = 4000
+    num_val: int = 200
+    num_test: int = 400
+    num_identities: int = 40
+    seed: int = 0
+    missing: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        # All drawings are of one size; saying so lets evaluation use batches.
+        self.eval_size = self.size if self.eval_size is None else self.eval_size
+        super().__post_init__()
+        self.num_images = {"train": self.num_train, "val": self.num_val, "test": self.num_test}
         most = _BLOCKS_APART * len(EXPRESSIONS)
         for name, value, low, high in (
-            ("size", size, 16, 4096),
-            ("num_train", num_train, 1, most),
-            ("num_val", num_val, 1, most),
-            ("num_test", num_test, 1, most),
-            ("num_identities", num_identities, 1, 1000),
-            ("seed", seed, 0, 2**63),
+            ("size", self.size, 16, 4096),
+            ("num_train", self.num_train, 1, most),
+            ("num_val", self.num_val, 1, most),
+            ("num_test", self.num_test, 1, most),
+            ("num_identities", self.num_identities, 1, 1000),
+            ("seed", self.seed, 0, 2**63),
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}, must be within {low}..{high}")
-        self.size = size
-        self.num_identities = num_identities
-        self.seed = seed
-        self.missing = dict(missing or {})
+        self.missing = dict(self.missing or {})
         for key, share in self.missing.items():
             if key not in self.labels:
                 raise ValueError(f"missing names {key!r}, portraits have the labels {', '.join(self.labels)}")

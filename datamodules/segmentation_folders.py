@@ -1,6 +1,7 @@
 """SegmentationFolders: images and masks in parallel folders, as SegNet lays out CamVid."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from datamodules.samples import IGNORE, Label
 from datamodules.source import InvalidLabel
 
 
+@dataclass(kw_only=True, eq=False)
 class SegmentationFolders(ImageDataModule):
     """Images with a class for every pixel; publishes ``mask``::
 
@@ -32,48 +34,26 @@ class SegmentationFolders(ImageDataModule):
             that lacks masks, raises when it is asked for.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        *,
-        names: Sequence[str],
-        ignore_index: int = IGNORE,
-        mirror: Sequence[Sequence[int]] = (),
-        batch_size: int,
-        eval_batch_size: int | None = None,
-        num_workers: int = 2,
-        crop: int | None = None,
-        eval_size: int | None = None,
-        flip: float = 0.5,
-        scale: Sequence[float] | None = None,
-        colour_jitter: float = 0.0,
-        min_size: int = 16,
-    ):
-        super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            crop=crop,
-            eval_size=eval_size,
-            flip=flip,
-            scale=scale,
-            colour_jitter=colour_jitter,
-            min_size=min_size,
-        )
-        if not 0 <= ignore_index <= 255:
+    root: str | Path = field(kw_only=False)
+    names: Sequence[str]
+    ignore_index: int = IGNORE
+    mirror: Sequence[Sequence[int]] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.ignore_index <= 255:
             raise ValueError(
-                f"ignore_index is {ignore_index}, a value of an 8-bit mask: must be within 0..255"
+                f"ignore_index is {self.ignore_index}, a value of an 8-bit mask: must be within 0..255"
             )
-        if not 1 <= len(names) <= IGNORE:
-            raise ValueError(f"names lists {len(names)} classes, an 8-bit mask holds 1..{IGNORE}")
-        for pair in mirror:
-            if len(pair) != 2 or not all(0 <= index < len(names) for index in pair):
+        if not 1 <= len(self.names) <= IGNORE:
+            raise ValueError(f"names lists {len(self.names)} classes, an 8-bit mask holds 1..{IGNORE}")
+        for pair in self.mirror:
+            if len(pair) != 2 or not all(0 <= index < len(self.names) for index in pair):
                 raise ValueError(
-                    f"mirror holds {tuple(pair)}, must be pairs of indices within 0..{len(names) - 1}"
+                    f"mirror holds {tuple(pair)}, must be pairs of indices within 0..{len(self.names) - 1}"
                 )
-        self.root = checked_root(root)
-        self.ignore_index = ignore_index
-        self.label = Label(kind="mask", names=tuple(names), mirror=tuple((int(a), int(b)) for a, b in mirror))
+        self.root = checked_root(self.root)
+        self.label = Label("mask", tuple(self.names), tuple((int(a), int(b)) for a, b in self.mirror))
 
     @property
     def labels(self) -> dict[str, Label]:
