@@ -92,7 +92,7 @@ class Reconstructions(Callback):
         for name, task in tasks.items():
             canvas = original if decoded is None else decoded
             if task.target in batch:
-                drawn[name] = task.illustrate(canvas, preds[name].float(), batch[task.target][0])
+                drawn[name] = task.illustrate(canvas, preds[name].float(), task.target_of(batch)[0])
             else:
                 drawn[name] = canvas, "no labels in this data set"
         pixels = output.size[0] * output.size[1]

@@ -213,7 +213,7 @@ class CompressionSystem(LightningModule):
         self.measures.add("loss", parts["loss"].expand(len(x)))
         self.measures.add("bpp", sum(output.bits.values()) / (x.shape[-2] * x.shape[-1]))
         self.measures.add_pictures(output, x)
-        self.measures.add_tasks(outputs, {name: batch[self.tasks[name].target] for name in outputs})
+        self.measures.add_tasks(outputs, {name: self.tasks[name].target_of(batch) for name in outputs})
 
     def on_validation_epoch_end(self) -> None:
         self._publish("val")
@@ -248,7 +248,7 @@ class CompressionSystem(LightningModule):
             self.measures.add(
                 f"{name}/bpp", coded.bits_for(self.codec.needed(self.tasks[name].layers)) / pixels
             )
-        self.measures.add_tasks(outputs, {name: batch[self.tasks[name].target] for name in outputs})
+        self.measures.add_tasks(outputs, {name: self.tasks[name].target_of(batch) for name in outputs})
 
     def on_test_epoch_end(self) -> None:
         self._publish("test")

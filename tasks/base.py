@@ -113,15 +113,19 @@ class Task(nn.Module):
     def forward(self, output: CodecOutput, batch: Mapping[str, Tensor]) -> TaskOutput:
         """Predictions and criterion for one batch (datamodules/samples.py says what a batch holds)."""
         preds = self.predict(output)
-        loss_sum, count = self.criterion(preds, batch[self.target])
+        loss_sum, count = self.criterion(preds, self.target_of(batch))
         return TaskOutput(loss_sum, count, preds)
+
+    def target_of(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """What criterion, metrics and ``illustrate`` compare with, first dimension B: by default the label itself."""
+        return batch[self.target]
 
     def criterion(self, preds: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """(sum, count) of the loss over the labelled part of the batch."""
         raise NotImplementedError
 
     def metrics(self) -> MetricCollection:
-        """Fresh metrics; ``update(preds, target)`` takes what ``predict`` gives and the batch's label."""
+        """Fresh metrics; ``update(preds, target)`` takes what ``predict`` and ``target_of`` give."""
         raise NotImplementedError
 
     def illustrate(self, image: np.ndarray, preds: Tensor, target: Tensor) -> tuple[np.ndarray, str]:
@@ -130,7 +134,7 @@ class Task(nn.Module):
         Args:
             image: the decoded picture, uint8 (H, W, 3).
             preds: this image's predictions, without the batch dimension.
-            target: this image's label, without the batch dimension.
+            target: this image's part of ``target_of``, without the batch dimension.
 
         Returns:
             uint8 (H, W, 3) picture, caption.

@@ -141,7 +141,7 @@ def test_metrics_take_what_the_task_gives(name):
     target[-1] = task.label.missing
     for _ in range(2):
         with torch.no_grad():
-            metrics.update(task.predict(random_output(3)), target)
+            metrics.update(task.predict(random_output(3)), task.target_of({task.target: target}))
     values = metrics.compute()
     assert all(torch.isfinite(value) for value in values.values()), values
     assert all(metric.higher_is_better is not None for metric in metrics.values())
@@ -155,7 +155,8 @@ def test_illustrate_draws_a_picture(name):
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     before = image.copy()
     target = random_target(task.label, 1)[0]
-    for label in (target, torch.full_like(target, task.label.missing)):
+    for raw in (target, torch.full_like(target, task.label.missing)):
+        label = task.target_of({task.target: raw[None]})[0]
         picture, caption = task.illustrate(image, preds, label)
         assert picture.shape == (*SIZE, 3)
         assert picture.dtype == np.uint8
