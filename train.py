@@ -80,14 +80,19 @@ def build(cfg: DictConfig, run_dir: Path) -> Experiment:
         stages={name: _stage(node, cfg.data) for name, node in cfg.schedule.items()},
         data=data,
         make_trainer=instantiate(cfg.trainer),
-        make_callbacks=lambda: [c for c in instantiate(cfg.callbacks).values() if c is not None],
-        loggers=[RunCSV(run_dir / "metrics.csv"), *instantiate(cfg.logger or {}).values()],
+        make_callbacks=lambda: _parts(cfg.callbacks),
+        loggers=[RunCSV(run_dir / "metrics.csv"), *_parts(cfg.logger or {})],
         baselines=instantiate(cfg.baselines, _convert_="all"),
         seed=cfg.seed,
         config=OmegaConf.to_container(cfg, resolve=True),
     )
     experiment.check()
     return experiment
+
+
+def _parts(group: DictConfig | dict) -> list[Any]:
+    """What a group of named parts makes; a part that is null is left out."""
+    return [part for part in instantiate(group).values() if part is not None]
 
 
 def _check_config(cfg: DictConfig) -> None:
@@ -133,7 +138,12 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         raise UserError(one_line(error)) from error
     for logger in experiment.loggers:
         logger.log_hyperparams(dict(experiment.config))
-    return run(experiment, run_dir)
+    try:
+        return run(experiment, run_dir)
+    finally:
+        for logger in experiment.loggers:
+            # Else the next point of a sweep would go on in this W&B run.
+            getattr(getattr(logger, "experiment", None), "finish", lambda: None)()
 
 
 MISTAKES = (

@@ -1,0 +1,39 @@
+"""README says what is so: its figures are the record's, its files exist, its config names compose."""
+
+import json
+import re
+from pathlib import Path
+
+from tests.conftest import CONFIGS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_figures_are_those_of_the_record() -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / "main_job.json").read_text())["figures"]
+    for title, name in (
+        ("heads on the rate-distortion codec", "rd_codec"),
+        ("the same, trained as long as joint", "control"),
+        ("**jointly tuned**", "joint"),
+    ):
+        (line,) = [line for line in README.splitlines() if line.startswith(f"| {title}")]
+        cells = [cell.strip().strip("*") for cell in line.strip("|").split("|")][1:]
+        keys = ("bpp", "bpp_payload", "psnr", "identity", "parsing")
+        digits = (3, 3, 2, 3, 3)
+        assert cells == [
+            f"{figures[f'quickstart_{k}_{name}']:.{d}f}" for k, d in zip(keys, digits, strict=True)
+        ]
+
+
+def test_pictures_and_links_exist() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r"`([\w/]+\.py)`", README)
+    assert links
+    assert not [link for link in links if "://" not in link and not (ROOT / link).exists()]
+
+
+def test_names_on_command_lines_are_there() -> None:
+    for group, name in re.findall(r"\b(experiment|codec|trainer|callbacks|logger)=(\w+)", README):
+        assert (CONFIGS / group / f"{name}.yaml").is_file(), f"{group}={name}"
+    for target in re.findall(r"`make ([\w-]+)`|^make ([\w-]+)", README, flags=re.MULTILINE):
+        assert re.search(rf"^{''.join(target)}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE), target
