@@ -1,4 +1,4 @@
-"""metrics.csv: every value of the run in one file, one row a step."""
+"""metrics.csv: every value of the run in one file; training, validation and test write a row each at their step."""
 
 import csv
 from argparse import Namespace

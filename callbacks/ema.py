@@ -1,6 +1,5 @@
 """EMA: validate, test and deploy a moving average of the weights."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -143,24 +142,6 @@ class EMA(Callback):
             return
         self._average = {name: checkpoint["state_dict"][name].clone() for name in _trainable(pl_module)}
         pl_module.load_state_dict(checkpoint[RAW_WEIGHTS])
-
-
-def refuse_average(checkpoint: Mapping[str, Any], callbacks: list[Callback]) -> None:
-    """For whoever resumes a fit: averaged weights must not be trained on as if they were the raw ones.
-
-    Args:
-        checkpoint: as loaded.
-        callbacks: of the Trainer that resumes.
-
-    Raises:
-        ValueError: the checkpoint holds an average and no callback understands it.
-    """
-    if RAW_WEIGHTS in checkpoint and not any(getattr(c, "averages_weights", False) for c in callbacks):
-        raise ValueError(
-            "the checkpoint holds averaged weights (EMA), and this run has no EMA callback: it would go on "
-            "from the average with the optimiser state of other weights. Add callbacks=ema, or begin a new "
-            "stage with init_from"
-        )
 
 
 def _trainable(module: nn.Module) -> dict[str, nn.Parameter]:

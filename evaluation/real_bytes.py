@@ -30,11 +30,11 @@ class Coded:
         return self.file_bits - sum(left_out)
 
     def gaps(self) -> dict[str, float]:
-        """{layer: real - estimated bits of the batch}, where an image exceeds 1.02 x its estimate + 200."""
+        """{layer: real - estimated bits of the batch}, where an image differs by over 2 % + 200 bits."""
         gaps = {}
         for layer, real in self.output.bits.items():
             estimated = self.estimated[layer].cpu()
-            if bool((real > 1.02 * estimated + 200).any()):
+            if bool(((real - estimated).abs() > 0.02 * estimated + 200).any()):
                 gaps[layer] = float((real - estimated).sum())
         return gaps
 

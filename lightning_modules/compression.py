@@ -108,7 +108,7 @@ class CompressionSystem(LightningModule):
         world = self.trainer.world_size
         if world > 1:
             counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
-        scales = world / counts.clamp(min=1)
+        scales = world / counts.where(counts > 0, 1)
         return {
             name: output.loss_sum * scale
             for (name, output), scale in zip(outputs.items(), scales, strict=True)
@@ -208,7 +208,7 @@ class CompressionSystem(LightningModule):
         x = batch["image"]
         output = self.codec(x, self.rate)
         outputs = self._task_outputs(output, batch, self.ready)
-        losses = {name: o.loss_sum / o.count.clamp(min=1) for name, o in outputs.items()}
+        losses = {name: o.loss_sum / o.count.where(o.count > 0, 1) for name, o in outputs.items()}
         parts = self.objective(output, batch, losses, 1.0)
         self.measures.add("loss", parts["loss"].expand(len(x)))
         self.measures.add("bpp", sum(output.bits.values()) / (x.shape[-2] * x.shape[-1]))
@@ -231,7 +231,7 @@ class CompressionSystem(LightningModule):
         coded = real_bytes.code(self.codec, x, self.rate)
         for layer, gap in coded.gaps().items():
             rank_zero_warn(
-                f"layer {layer!r}: {gap:.0f} more real bits than estimated (over 2 % + 200 bits an image)"
+                f"layer {layer!r}: {gap:+.0f} real bits against the estimate (over 2 % + 200 bits an image)"
             )
         size = coded.output.size
         if size not in self.headers:

@@ -57,9 +57,10 @@ class Experiment:
         system.codec, system.tasks = self.codec, nn.ModuleDict(self.tasks)
         if not self.stages:
             raise ValueError("the schedule has no stages")
-        for name, stage in self.stages.items():
+        for number, (name, stage) in enumerate(self.stages.items()):
             try:
                 self._check_stage(system, stage)
+                self._check_readiness(number, stage)
             except ValueError as error:
                 raise ValueError(f"stage {name!r}: {error}") from error
         self._check_baselines()
@@ -78,6 +79,30 @@ class Experiment:
                     "which share it out evenly"
                 )
             data.check()
+            for split in ("val", "test"):
+                if (count := len(data.split(split))) < world_size:
+                    raise ValueError(
+                        f"split {split!r} has {count} images for {world_size} processes: each needs one at least"
+                    )
+
+    def _check_readiness(self, number: int, stage: Stage) -> None:
+        """Nothing is learned from, or through, what is still random."""
+        ready = self.ready_tasks(number)
+        for update in stage.updates.values():
+            if early := sorted(set(update.objective.tasks) - ready):
+                raise ValueError(f"its objective names the tasks {early}, which train only in a later stage")
+        so_far = list(self.stages.values())[: number + 1]
+        touched = {part.partition(".")[0] for s in so_far for part in (*s.trainable, *s.init_from)}
+        if "codec" not in touched and any(True for _ in self.codec.parameters()):
+            raise ValueError(
+                "the codec is frozen, and nothing trained it before: its weights are random. Put a stage before this "
+                "one that trains it, or give init_from={codec: CHECKPOINT}"
+            )
+        for update in stage.updates.values():
+            try:
+                update.optimiser([{"params": [nn.Parameter(torch.zeros(1))]}])
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"optimiser: {error}") from error
 
     def _check_baselines(self) -> None:
         """They are coded after everything has trained: too late to hear of a wrong rate."""
@@ -91,6 +116,7 @@ class Experiment:
                     codec.compress(torch.full((1, 3, 32, 32), 0.5), rate)
             except (ValueError, TypeError) as error:
                 raise ValueError(f"baselines.{name}: {error}") from error
+        self.codec.train()
 
     def _check_stage(self, system: nn.Module, stage: Stage) -> None:
         if len(stage.updates) != 1:
@@ -122,10 +148,9 @@ class Experiment:
         return so_far | (set(self.tasks) - later)
 
     def _trains(self, stage: Stage) -> set[str]:
-        loaded = {part.removeprefix("tasks.") for part in stage.init_from if part.startswith("tasks.")}
-        whole = "tasks" in stage.trainable or "tasks" in stage.init_from
-        parts = {part.split(".")[1] for part in stage.trainable if part.startswith("tasks.")}
-        return set(self.tasks) if whole else parts | loaded
+        parts = {*stage.trainable, *stage.init_from}
+        named = {part.split(".")[1] for part in parts if part.startswith("tasks.")}
+        return set(self.tasks) if "tasks" in parts else named
 
     def trainer(self, folder: Path, **arguments: Any) -> Trainer:
         """A Trainer for one stage or test, writing to ``folder``."""
@@ -140,4 +165,10 @@ class Experiment:
             "inference_mode": False,
             "log_every_n_steps": 1,
         }
-        return self.make_trainer(**(fixed | arguments))
+        arguments = fixed | arguments
+        decided = {*arguments, "max_epochs", "max_steps", "val_check_interval", "callbacks"}
+        if taken := decided & set(getattr(self.make_trainer, "keywords", {})):
+            raise ValueError(
+                f"{sorted(taken)} are decided by stages (num_batches, num_validations): leave them out"
+            )
+        return self.make_trainer(**arguments)

@@ -169,7 +169,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _peak_memory_mb() -> float:
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**20
     # Kilobytes on Linux, bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

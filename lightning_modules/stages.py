@@ -220,11 +220,9 @@ def load_into(system: nn.Module, part: str, source: str) -> None:
     """Load ``"checkpoint[:prefix]"`` into a part of the system.
 
     Raises:
-        ValueError: no such file, or its weights do not fit; the message says which.
+        ValueError: no such file or part, or the weights do not fit; the message says which.
     """
     module, state = read_weights(system, part, source)
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        path = source.partition(":")[0]
-        raise ValueError(f"init_from: {part}: the weights in {path} do not fit: {error}") from error
+    # Whatever was derived from the old weights goes: tables and exact copies.
+    system.codec.train()
+    module.load_state_dict({key: value for key, value in state.items() if not is_table(key)}, strict=False)

@@ -20,7 +20,7 @@ class Objective(nn.Module):
         distortion_weights: {name of a distortion term: weight}; 1 where not named.
 
     Raises:
-        ValueError: nothing to minimise, or a weight for a distortion term that is not there.
+        ValueError: nothing to minimise, a weight below 0, or one for a distortion term that is not there.
     """
 
     def __init__(
@@ -42,6 +42,9 @@ class Objective(nn.Module):
             raise ValueError(
                 f"distortion_weights names {sorted(unknown)}; the terms are {sorted(self.distortion)}"
             )
+        for name, value in {"lmbda": lmbda, **self.tasks, **self.distortion_weights}.items():
+            if not callable(value) and value < 0:
+                raise ValueError(f"{name}={value} is negative: it would reward what should be small")
         if rate is None and not self.distortion and not self.tasks:
             raise ValueError("the objective is empty: give it a rate, a distortion or tasks")
 

@@ -16,6 +16,7 @@ from tests.test_train import TINY, Result, checkpoint, command
 
 ON_FOLDERS = (
     "experiment=task_on_originals",
+    "tasks.identity.target=class",
     "data=class_folders",
     "data.num_workers=0",
     "data.batch_size=4",

@@ -4,8 +4,10 @@ import glob
 import json
 import struct
 import warnings
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from torch import nn
 from wandb.proto import wandb_internal_pb2
 
 from callbacks.csv_logger import RunCSV
-from callbacks.ema import EMA, RAW_WEIGHTS, refuse_average
+from callbacks.ema import EMA, RAW_WEIGHTS
 from callbacks.fixed_images import FixedImages
 from callbacks.latent_statistics import LatentStatistics, bits_by_channel
 from callbacks.modes import evaluating
@@ -661,10 +663,15 @@ def test_ema_resumed_equals_uninterrupted(tmp_path):
 
 
 def test_averaged_checkpoint_is_refused_without_the_callback(tmp_path):
-    refuse_average({"state_dict": {}}, [])
-    refuse_average({RAW_WEIGHTS: {}}, [EMA()])
-    with pytest.raises(ValueError, match="no EMA callback"):
-        refuse_average({RAW_WEIGHTS: {}}, [StopOnNonFinite()])
+    for callbacks, checkpoint, refused in (
+        ([], {"state_dict": {}}, False),
+        ([EMA()], {RAW_WEIGHTS: {}}, False),
+        ([StopOnNonFinite()], {RAW_WEIGHTS: {}}, True),
+    ):
+        system = CompressionSystem(MeanScaleHyperprior(4, 4, num_stages=2), {})
+        system._trainer = SimpleNamespace(callbacks=callbacks)
+        with pytest.raises(ValueError, match="no EMA callback") if refused else nullcontext():
+            system.on_load_checkpoint(checkpoint)
 
 
 # -- losses that are no number -------------------------------------------------------------------------------

@@ -264,3 +264,15 @@ def test_read_through_gives_ones_bits_and_the_others_latents(images: Tensor) -> 
     assert torch.equal(decoded.bits["base"], plain.bits["base"])
     torch.testing.assert_close(decoded.latents["y_hat"], reader(plain.x_hat).latents["y_hat"])
     assert set(both.readable) >= {"pixels", "y_hat"}
+
+
+def test_compressai_s_noise_is_one_and_the_same_for_rate_and_synthesis(images: Tensor) -> None:
+    """As in CompressAI itself: with ``quantise: noise``, g_s sees the y that the rate was estimated from."""
+    codec = tiny_codec("compressai_mbt2018_mean")
+    seen: dict[str, Tensor] = {}
+    codec.model.g_s.register_forward_hook(lambda module, inputs, output: seen.update(g_s=inputs[0]))
+    original = codec.model.gaussian_conditional._likelihood
+    codec.model.gaussian_conditional._likelihood = lambda y, *rest: seen.update(rate=y) or original(y, *rest)
+    output = codec(images, keys=KEYS)
+    assert torch.equal(seen["g_s"], seen["rate"])
+    assert not torch.equal(seen["g_s"], output.latents["y_hat"])

@@ -80,7 +80,7 @@ def test_jpeg_is_what_pillow_writes_and_reads(images: Tensor) -> None:
     assert np.array_equal((x_hat * 255).round().astype(np.uint8), decoded)
 
 
-def test_a_layer_that_costs_more_than_estimated_is_named() -> None:
+def test_a_layer_that_costs_other_than_estimated_is_named() -> None:
     output = CodecOutput(
         (8, 8), bits={"base": torch.tensor([1000.0, 1300.0]), "top": torch.tensor([90.0, 100.0])}
     )

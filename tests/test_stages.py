@@ -257,3 +257,48 @@ def test_a_frozen_weight_that_moves_ends_the_run(tmp_path: Path) -> None:
     experiment.tasks["parsing"].register_forward_hook(disturb)
     with pytest.raises(RuntimeError, match=r"stage 'heads' moved frozen weights: \['codec.g_s"):
         run(experiment, tmp_path)
+
+
+def test_the_loss_does_not_depend_on_the_scale_of_class_weights() -> None:
+    class Trainer:
+        world_size = 1
+
+    system = CompressionSystem(tiny_codec("identity"), {})
+    object.__setattr__(system, "_trainer", Trainer())
+    for scale in (1.0, 0.01):
+        output = TaskOutput(torch.tensor(6.0 * scale), torch.tensor(4.0 * scale), torch.zeros(4))
+        assert system._mean_losses({"t": output})["t"].item() == pytest.approx(1.5)
+    nothing = TaskOutput(torch.tensor(0.0), torch.tensor(0.0), torch.zeros(4))
+    assert system._mean_losses({"t": nothing})["t"].item() == 0
+
+
+def test_a_part_of_a_codec_that_has_coded_takes_new_weights(tmp_path: Path) -> None:
+    source, target = Parts(), Parts()
+    for parameter in source.codec.parameters():
+        parameter.data.mul_(1.3)
+    x = torch.rand(1, 3, 32, 32)
+    for parts in (source, target):
+        parts.codec.eval().compress(x)
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "a.ckpt")
+    for part in ("codec.latent_codec", "codec.g_a", "codec.g_s"):
+        load_into(target, part, f"{tmp_path}/a.ckpt")
+    source.codec.eval(), target.codec.eval()
+    assert torch.equal(source.codec(x).bits["base"], target.codec(x).bits["base"])
+    files = [parts.codec.serialise(parts.codec.compress(x)[0]) for parts in (source, target)]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["schedule=heads"], "the codec is frozen, and nothing trained it before"),
+        (["+schedule.pretrain.updates.main.objective.tasks={identity: 0.3}"], "train only in a later stage"),
+        (["schedule.pretrain.updates.main.optimiser.lr=-1"], "optimiser: Invalid learning rate"),
+        (["lmbda=-1"], "lmbda=-1.* is negative"),
+        (["+trainer.max_epochs=3"], "'max_epochs'.* are decided by stages"),
+        (["trainer=ddp_cpu", "data.num_val=1"], "split 'val' has 1 images for 2 processes"),
+    ],
+)
+def test_what_would_fail_late_is_found_early(overrides: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=message):
+        build(compose_config(*TINY, *overrides), tmp_path)

@@ -228,7 +228,8 @@ class Codec(nn.Module):
             raise ValueError(f"rate={rate}: this codec has one rate; leave `rate` out")
         if not min(self.rates) <= rate <= max(self.rates):
             raise ValueError(f"rate={rate} is outside this codec's {min(self.rates)}..{max(self.rates)}")
-        return rate
+        # As a file stores it: encoder and decoder must not differ in its last bits.
+        return torch.tensor(rate, dtype=torch.float32).item()
 
     def _cropped(self, output: CodecOutput, size: tuple[int, int]) -> CodecOutput:
         def view(x: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ class CompressAICodec(Codec):
         def see_y_hat(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
             captured["y_hat"] = inputs[0]
             if self.training and self.quantise == "noise":
-                return (captured["y"] + uniform_noise(keys, captured["y"].shape, salt=0),)
+                return (captured["y"] + uniform_noise(keys, captured["y"].shape, salt=self._salt_of_y()),)
             return None
 
         with (
@@ -101,6 +101,14 @@ class CompressAICodec(Codec):
             latents={"y_hat": captured["y_hat"].float()},
             likelihoods=dict(likelihoods),
         )
+
+    def _salt_of_y(self) -> int:
+        """Of the noise in y's rate estimate, which is what CompressAI's g_s sees; 0 where y is estimated in pieces."""
+        models = [(salt, m) for salt, (_, m) in enumerate(tables.entropy_models(self.model), start=1)]
+        of_y = [salt for salt, m in models if not isinstance(m, EntropyBottleneck)] or [
+            salt for salt, _ in models
+        ]
+        return of_y[0] if len(of_y) == 1 else 0
 
     def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
         # One by one: a batch may pick other kernels, and the decoder decodes one by one.
@@ -170,7 +178,7 @@ def _hooks(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
 def _keyed(model: nn.Module, keys: Tensor | None, training: bool) -> Iterator[None]:
     """Give every entropy model inside our quantisation while the block runs."""
     with ExitStack() as stack:
-        for salt, (_, entropy_model) in enumerate(tables.entropy_models(model)):
+        for salt, (_, entropy_model) in enumerate(tables.entropy_models(model), start=1):
             entropy_model.forward = _forward_of(entropy_model, keys, training, salt)
             entropy_model.quantize = _quantise_of(entropy_model, keys, salt)
             stack.callback(_restore, entropy_model)
@@ -210,10 +218,10 @@ def _quantise_of(model: EntropyModel, keys: Tensor | None, salt: int) -> Callabl
         if mode != "noise":
             return original(model, y, mode, means)
         if not isinstance(model, EntropyBottleneck):
-            return y + uniform_noise(keys, y.shape, salt=salt + 1)
+            return y + uniform_noise(keys, y.shape, salt=salt)
         # An EntropyBottleneck quantises (C, 1, B*h*w).
         channels, batch = len(y), len(keys)
-        noise = uniform_noise(keys, (batch, channels, y.numel() // (channels * batch)), salt=salt + 1)
+        noise = uniform_noise(keys, (batch, channels, y.numel() // (channels * batch)), salt=salt)
         return y + noise.transpose(0, 1).reshape(y.shape)
 
     return quantise
