@@ -2,7 +2,8 @@
 
 The *control* gives the rate-distortion codec and its heads every batch that the joint stage had: a codec trained for
 rate and distortion as long as pretraining and joint tuning together, heads as long as both head trainings together.
-Writes benchmarks/results/main_job.json and docs/figures/quickstart.png. About ten minutes a seed on two CPU cores.
+Writes benchmarks/results/main_job.json and docs/figures/quickstart.png (``draw``: the picture alone, from the record).
+About ten minutes a seed on two CPU cores.
 """
 
 import json
@@ -18,7 +19,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.record import Figures, Rows, write
+from benchmarks.record import RESULTS, Figures, Rows, write
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "main_job"
@@ -34,7 +35,7 @@ CONTROL = (
     "~schedule.joint",
     "schedule.pretrain.num_batches=2000",
     "schedule.heads.num_batches=1700",
-    "baselines={}",
+    "~baselines.jpeg",
 )
 
 
@@ -112,16 +113,14 @@ def draw(rows: Rows, path: Path) -> None:
     for axes, (task, metric) in zip(figure.subplots(1, 2), TASKS.items(), strict=True):
         jpeg = [row for row in rows if row["codec"] == "jpeg"]
         for seed in sorted({row["seed"] for row in jpeg}):
-            line = sorted(
-                (r["bpp_payload"], r["tasks"][f"{task}/{metric}"]) for r in jpeg if r["seed"] == seed
-            )
+            line = sorted((r["bpp"], r["tasks"][f"{task}/{metric}"]) for r in jpeg if r["seed"] == seed)
             label = "JPEG, read by the joint codec's heads" if seed == 0 else None
             axes.plot(*zip(*line, strict=True), "-^", color="#bbbbbb", markersize=4, linewidth=1, label=label)
         for label, (run_name, codec, colour, marker) in looks.items():
             points = _by_seed(rows, run_name, codec).values()
-            x, y = [p["bpp_payload"] for p in points], [p["tasks"][f"{task}/{metric}"] for p in points]
+            x, y = [p["bpp"] for p in points], [p["tasks"][f"{task}/{metric}"] for p in points]
             axes.plot(x, y, marker, color=colour, markersize=6, label=label)
-        axes.set(xscale="log", xlabel="payload, bits per pixel", ylabel=f"{task}: {metric}")
+        axes.set(xscale="log", xlabel="bits per pixel, whole files", ylabel=f"{task}: {metric}")
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(fontsize=7, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,4 +144,7 @@ def main(seeds: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main([int(seed) for seed in sys.argv[1:]] or [0, 1, 2])
+    if sys.argv[1:] == ["draw"]:
+        draw(json.loads((RESULTS / "main_job.json").read_text())["rows"], PICTURE)
+    else:
+        main([int(seed) for seed in sys.argv[1:]] or [0, 1, 2])

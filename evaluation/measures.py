@@ -58,17 +58,19 @@ class Measures(nn.Module):
 
     Args:
         tasks: {name: Task}, those that are judged.
+        layers: names of the codec's layers.
     """
 
     names = ("loss", "bpp", "bpp_real", "bpp_payload", "header_bytes", "psnr", "ms_ssim")
 
-    def __init__(self, tasks: Mapping[str, Task]):
+    def __init__(self, tasks: Mapping[str, Task], layers: Sequence[str] = ()):
         super().__init__()
-        self.images = ImageMeans([*self.names, *(f"{name}/bpp" for name in tasks)])
+        of_layers = [f"bpp_of_{layer}" for layer in layers]
+        self.images = ImageMeans([*self.names, *of_layers, *(f"{name}/bpp" for name in tasks)])
         self.tasks = nn.ModuleDict({name: task.metrics() for name, task in tasks.items()})
 
     def add(self, name: str, values: Tensor) -> None:
-        """Add one value an image, (B,), to one of ``names`` or ``"<task>/bpp"``."""
+        """Add one value an image, (B,), to one of ``names``, ``"bpp_of_<layer>"`` or ``"<task>/bpp"``."""
         self.images.update(name, values)
 
     def add_pictures(self, output: CodecOutput, x: Tensor) -> None:

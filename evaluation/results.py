@@ -29,7 +29,8 @@ def make_row(
         task_head: where the task heads come from.
 
     Returns:
-        Rates in bits per pixel of the original image (``bpp`` counts whole files), PSNR and MS-SSIM as means over
+        Rates in bits per pixel of the original image (``bpp`` counts whole files, ``bpp_by_layer`` the layers' strings
+        alone, ``bpp_payload`` what a file holds beyond that of a flat grey image), PSNR and MS-SSIM as means over
         images, ``tasks`` with ``"<task>/<metric>"`` and ``"<task>/bpp"``. What was not measured is ``None``.
     """
     tasks = {key: value for key, value in values.items() if "/" in key}
@@ -41,10 +42,15 @@ def make_row(
         "bpp_payload": values["bpp_payload"],
         "header_bytes": values["header_bytes"],
         "bpp_estimated": values["bpp"],
+        "bpp_by_layer": {
+            key.removeprefix("bpp_of_"): value for key, value in values.items() if key.startswith("bpp_of_")
+        },
         "psnr": values.get("psnr"),
         "ms_ssim": values.get("ms_ssim"),
         "tasks": tasks,
         "task_head": task_head,
+        "encode_seconds": None,
+        "decode_seconds": None,
         "command": command,
     }
 

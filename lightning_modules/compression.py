@@ -64,7 +64,8 @@ class CompressionSystem(LightningModule):
             rate,
         )
         self.config = config
-        self.measures = Measures({name: task for name, task in tasks.items() if name in self.ready})
+        judged = {name: task for name, task in tasks.items() if name in self.ready}
+        self.measures = Measures(judged, [layer.name for layer in codec.layers])
         self.latest: dict[str, Tensor] = {}
         self.batches_done = 0
         if stage is not None:
@@ -242,6 +243,8 @@ class CompressionSystem(LightningModule):
         self.measures.add("bpp_real", coded.file_bits / pixels)
         self.measures.add("bpp_payload", (coded.file_bits - 8 * header) / pixels)
         self.measures.add("header_bytes", header)
+        for layer, bits in coded.output.bits.items():
+            self.measures.add(f"bpp_of_{layer}", bits / pixels)
         self.measures.add_pictures(coded.output, x)
         outputs = self._task_outputs(coded.output, batch, self.ready)
         for name in outputs:

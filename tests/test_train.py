@@ -422,3 +422,12 @@ def test_a_sweep_makes_a_folder_a_point_and_skips_what_is_finished(tmp_path: Pat
     assert sorted((tmp_path / "multirun/quickstart").iterdir()) == points
     for key, value in checkpoint(half, STAGES[2])["state_dict"].items():
         assert torch.equal(value, wanted[key]), key
+
+
+@pytest.mark.slow
+def test_every_point_of_a_sweep_has_its_own_wandb_run(tmp_path: Path) -> None:
+    """W&B goes on in a run that is open: each point has to end its own."""
+    for lmbda in (0.001, 0.01):
+        folder = tmp_path / str(lmbda)
+        train.train(compose_config(*TINY, "logger=wandb", f"lmbda={lmbda}"), folder)
+        assert len(list(folder.glob("wandb/offline-run-*"))) == 1
