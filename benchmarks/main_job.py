@@ -121,6 +121,8 @@ def draw(rows: Rows, path: Path) -> None:
             x, y = [p["bpp"] for p in points], [p["tasks"][f"{task}/{metric}"] for p in points]
             axes.plot(x, y, marker, color=colour, markersize=6, label=label)
         axes.set(xscale="log", xlabel="bits per pixel, whole files", ylabel=f"{task}: {metric}")
+        axes.set_xticks([], minor=True)
+        axes.set_xticks([0.3, 0.5, 1, 2, 3], labels=["0.3", "0.5", "1", "2", "3"])
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(fontsize=7, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
