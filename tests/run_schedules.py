@@ -16,6 +16,11 @@ from train import train
 CONFIGS = Path(__file__).parents[1] / "configs"
 SCHEDULES = sorted(path.stem for path in (CONFIGS / "schedule").glob("*.yaml"))
 CODEC = "codec={width: 8, latent_channels: 8}"
+ORIGINALS = (
+    "codec=identity",
+    "task@tasks.parsing=segmentation_pixels",
+    "+tasks.parsing.head.features.norm=group",
+)
 TINY = (
     "data={batch_size: 4, num_train: 24, num_val: 5, num_test: 5, num_workers: 0}",
     # An odd share of labels is missing: one process then holds more of them than the other.
@@ -32,7 +37,7 @@ def main(trainer: str, out: str) -> None:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for schedule in SCHEDULES:
             # Heads alone need a codec that is worth reading.
-            codec = ["codec=identity", "tasks.parsing.reads=pixels"] if schedule == "heads" else [CODEC]
+            codec = ORIGINALS if schedule == "heads" else [CODEC]
             cfg = compose("train", overrides=[f"schedule={schedule}", f"trainer={trainer}", *TINY, *codec])
             for stage in cfg.schedule.values():
                 stage.num_batches, stage.num_validations = 3, 1
