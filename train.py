@@ -27,7 +27,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.csv_logger import RunCSV
@@ -115,7 +115,8 @@ def _task(name: str, node: DictConfig, *parts: Any) -> Any:
 
 def _stage(node: DictConfig, data: DictConfig) -> Any:
     own = OmegaConf.merge(data, node.data) if node.data else None
-    return instantiate(OmegaConf.merge(node, {"data": own}))
+    with open_dict(node):
+        return instantiate(OmegaConf.merge(node, {"data": own}))
 
 
 def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:

@@ -184,6 +184,15 @@ class CompressionSystem(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
+        # What tasks need of the data set, so that they are built again without it.
+        checkpoint["labels"] = {
+            task.target: {
+                "kind": task.label.kind,
+                "names": list(task.label.names),
+                "missing": task.label.missing,
+            }
+            for task in self.tasks.values()
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         averaging = any(getattr(callback, "averages_weights", False) for callback in self.trainer.callbacks)
