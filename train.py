@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 import torch
@@ -23,7 +23,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -33,6 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 from callbacks.csv_logger import RunCSV
 from callbacks.unreadable_files import TooManyUnreadable
 from datamodules.source import DataError
+from launch.command import MISTAKES, SHOW_ALL, fail, run_main
 from launch.config_check import check_components
 from launch.errors import UserError, one_line
 from launch.run_folder import check_run_dir, differences, moved, point_name
@@ -58,9 +58,6 @@ KEYS = {
     "logger": Mapping | None,
 }
 """Top-level keys of a config and what they hold."""
-
-SHOW_ALL = os.environ.get("HYDRA_FULL_ERROR") == "1"
-"""Whether mistakes come with the frames that led to them."""
 
 
 def build(cfg: DictConfig, run_dir: Path) -> Experiment:
@@ -135,7 +132,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         cfg = OmegaConf.merge(cfg, {"run_dir": str(run_dir)})
         experiment = build(cfg, run_dir)
         _save_config(cfg, run_dir)
-    except MISTAKES as error:
+    except (*MISTAKES, InstantiationException) as error:
         raise UserError(one_line(error)) from error
     for logger in experiment.loggers:
         logger.log_hyperparams(dict(experiment.config))
@@ -145,18 +142,6 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         for logger in experiment.loggers:
             # Else the next point of a sweep would go on in this W&B run.
             getattr(getattr(logger, "experiment", None), "finish", lambda: None)()
-
-
-MISTAKES = (
-    ValueError,
-    TypeError,
-    OSError,
-    ImportError,
-    InstantiationException,
-    OmegaConfBaseException,
-    MisconfigurationException,
-)
-"""What building an experiment from a wrong configuration raises."""
 
 
 @rank_zero_only
@@ -184,13 +169,6 @@ def choose_run_dir(cfg: DictConfig) -> Path:
     return run_dir
 
 
-def _fail(error: BaseException, status: int, more: str = "") -> NoReturn:
-    if SHOW_ALL:
-        raise error
-    print(f"train.py: error: {one_line(error)}{more}", file=sys.stderr)
-    sys.exit(status)
-
-
 @hydra.main(config_path=str(Path(__file__).parent / "configs"), config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Entry point: the user's mistakes become one line and status 2, what stops a run one line and status 1."""
@@ -215,9 +193,9 @@ def main(cfg: DictConfig) -> None:
         else:
             train(cfg, run_dir)
     except (UserError, OmegaConfBaseException) as error:
-        _fail(error, 2)
+        fail(error, 2)
     except (DataError, TooManyUnreadable, FloatingPointError) as error:
-        _fail(error, 1, f" What was written before is in {run_dir}.")
+        fail(error, 1, f" What was written before is in {run_dir}.")
     except SIGTERMException:
         sys.exit(143)
 
@@ -241,12 +219,7 @@ def _resume(cfg: DictConfig) -> tuple[Path, DictConfig]:
 def command() -> None:
     """``python train.py``: what Hydra refuses is one line and status 2 too."""
     _quieten()
-    # Hydra then raises what it would print over several lines.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        main()
-    except (HydraException, OmegaConfBaseException) as error:
-        _fail(error, 2)
+    run_main(main, (HydraException,))
 
 
 def _quieten() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from evaluation.environment import processor
 from evaluation.results import git_commit
 
 RESULTS = Path(__file__).parent / "results"
@@ -19,15 +20,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 def machine() -> str:
     """Processor, cores and library versions, without anything that names the machine."""
-    model = platform.processor() or platform.machine()
-    for line in _cpuinfo():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return (
-        f"{model}, {os.cpu_count()} cores{gpu}, Python {platform.python_version()}, torch {torch.__version__}"
-    )
+    return f"{processor()}, {os.cpu_count()} cores{gpu}, Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def write(
@@ -56,8 +50,3 @@ def write(
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(record, indent=2) + "\n")
     return path
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.is_file() else []

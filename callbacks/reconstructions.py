@@ -1,19 +1,18 @@
 """The same few images at every validation: what they cost, what is left of them, what tasks see in them."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from callbacks.fixed_images import Batch, FixedImages
 from callbacks.modes import evaluating
 from callbacks.pictures import show, to_uint8
 from callbacks.run_folder import run_folder, stage_name
 from callbacks.tiles import Row, Tile, grid, heat
+from evaluation.bits_map import bits_per_pixel
 from models.outputs import CodecOutput
 
 
@@ -140,30 +139,6 @@ class _Seen:
     psnr: float | None
     bits_map: np.ndarray | None
     drawn: dict[str, tuple[np.ndarray, str]]
-
-
-def bits_per_pixel(output: CodecOutput, stride: int) -> np.ndarray | None:
-    """Where the bits of the first image go.
-
-    Args:
-        output: of a codec's ``forward``; likelihoods that are maps (B, C, h, w) count, others have no place.
-        stride: of the codec: the maps cover the image padded to a multiple of it.
-
-    Returns:
-        Bits per pixel (H, W) of the original image: each symbol's -log2 p, spread evenly over the pixels of
-        its position. ``None`` without any map.
-    """
-    height, width = output.size
-    padded = math.ceil(height / stride) * stride, math.ceil(width / stride) * stride
-    total: Tensor | None = None
-    for likelihoods in (output.likelihoods or {}).values():
-        if likelihoods.ndim != 4:
-            continue
-        bits = -likelihoods[:1].double().log2().sum(1, keepdim=True)
-        share = bits * (bits.shape[-2] * bits.shape[-1]) / (padded[0] * padded[1])
-        spread = torch.nn.functional.interpolate(share, size=padded, mode="nearest")
-        total = spread if total is None else total + spread
-    return None if total is None else total[0, 0, :height, :width].cpu().numpy()
 
 
 def _to(output: CodecOutput, device: torch.device) -> CodecOutput:

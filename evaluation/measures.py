@@ -1,6 +1,6 @@
 """What one pass over a split measures: rates and picture quality per image, task metrics over the set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,9 @@ from models.outputs import CodecOutput
 from tasks.base import Task, TaskOutput
 
 
-def to_8bit(x: Tensor) -> Tensor:
-    """The picture as a file would hold it: clamped to [0, 1] and rounded to 255ths."""
-    return (x.clamp(0, 1) * 255).round() / 255
+def levels(x: Tensor) -> Tensor:
+    """The picture as a file would hold it, in 255ths: clamped to [0, 1], times 255, rounded; float."""
+    return x.float().mul(255).round_().clamp_(0, 255)
 
 
 def psnr(x_hat: Tensor, x: Tensor) -> Tensor:
@@ -24,8 +24,41 @@ def psnr(x_hat: Tensor, x: Tensor) -> Tensor:
         x_hat: decoded pictures (B, 3, H, W) in [0, 1].
         x: originals, same shape.
     """
-    mse = (x_hat.double() - x.double()).square().flatten(1).mean(1)
+    return _decibels((x_hat - x).square_())
+
+
+def _decibels(squared_errors: Tensor, peak: float = 1.0) -> Tensor:
+    # Large pictures have millions of values: float32 would lose the last digits of their sum.
+    mse = squared_errors.sum((1, 2, 3), dtype=torch.float64) / squared_errors[0].numel() / peak**2
     return -10 * mse.clamp(min=1e-10).log10()
+
+
+PICTURE_METRICS = ("psnr", "ms_ssim")
+"""Measures of the decoded picture; MS-SSIM takes longer than many a codec."""
+
+
+def picture_quality(
+    output: CodecOutput, x: Tensor, names: Collection[str] = PICTURE_METRICS
+) -> dict[str, Tensor]:
+    """PSNR (dB) and MS-SSIM ([0, 1]) of each image, (B,), of the picture rounded to 8 bits.
+
+    Args:
+        output: a decode; without a picture there is nothing to measure.
+        x: originals (B, 3, H, W) in [0, 1].
+        names: which of ``PICTURE_METRICS``; MS-SSIM is left out where the image is too small for its five scales.
+    """
+    if output.x_hat is None:
+        return {}
+    decoded = levels(output.x_hat)
+    values = {}
+    if "ms_ssim" in names and min(output.size) >= MS_SSIM_MIN_SIDE:
+        values["ms_ssim"] = multiscale_structural_similarity_index_measure(
+            decoded, 255 * x, data_range=255.0, reduction="none"
+        ).reshape(-1)
+    if "psnr" in names:
+        # In place: at the speed of a JPEG, each new picture in memory counts.
+        values["psnr"] = _decibels(decoded.sub_(x, alpha=255).square_(), peak=255.0)
+    return values
 
 
 class ImageMeans(Metric):
@@ -74,16 +107,9 @@ class Measures(nn.Module):
         self.images.update(name, values)
 
     def add_pictures(self, output: CodecOutput, x: Tensor) -> None:
-        """Add PSNR and, where the image is large enough, MS-SSIM, both of the picture rounded to 8 bits."""
-        if output.x_hat is None:
-            return
-        x_hat = to_8bit(output.x_hat.float())
-        self.add("psnr", psnr(x_hat, x))
-        if min(output.size) >= MS_SSIM_MIN_SIDE:
-            values = multiscale_structural_similarity_index_measure(
-                x_hat, x, data_range=1.0, reduction="none"
-            )
-            self.add("ms_ssim", values.reshape(-1))
+        """Add what ``picture_quality`` gives."""
+        for name, values in picture_quality(output, x).items():
+            self.add(name, values)
 
     def add_tasks(self, outputs: Mapping[str, TaskOutput], targets: Mapping[str, Tensor]) -> None:
         """Add each task's predictions; ``targets`` are by task name."""

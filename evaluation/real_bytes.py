@@ -29,6 +29,22 @@ class Coded:
         left_out = [bits for name, bits in self.output.bits.items() if name not in layers]
         return self.file_bits - sum(left_out)
 
+    def rates(self, header_bytes: int) -> dict[str, Tensor]:
+        """All rates in bits per pixel of the original image, (B,) each, by their names in ``Measures``.
+
+        Args:
+            header_bytes: file length of a flat grey image of this size.
+        """
+        pixels = self.output.size[0] * self.output.size[1]
+        header = torch.full_like(self.file_bits, float(header_bytes))
+        return {
+            "bpp": sum(self.estimated.values()) / pixels,
+            "bpp_real": self.file_bits / pixels,
+            "bpp_payload": (self.file_bits - 8 * header) / pixels,
+            "header_bytes": header,
+            **{f"bpp_of_{layer}": bits / pixels for layer, bits in self.output.bits.items()},
+        }
+
     def gaps(self) -> dict[str, float]:
         """{layer: real - estimated bits of the batch}, where an image differs by over 2 % + 200 bits."""
         gaps = {}
@@ -56,7 +72,7 @@ def code(
     output.x_hat = None if output.x_hat is None else output.x_hat.to(x.device)
     output.latents = {name: latent.to(x.device) for name, latent in output.latents.items()}
     file_bits = torch.tensor([8.0 * len(data) for data in files])
-    return Coded(output, file_bits, codec(x, rate).bits)
+    return Coded(output, file_bits, dict(output.bits) if codec.exact else codec(x, rate).bits)
 
 
 @torch.no_grad()

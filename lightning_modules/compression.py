@@ -1,5 +1,6 @@
 """The system: a codec, the tasks that read its output, and what the current stage does with them."""
 
+import random
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -91,10 +92,17 @@ class CompressionSystem(LightningModule):
             set_modes(module, mode)
         return self
 
-    def _code(self, batch: Batch) -> CodecOutput:
+    def _code(self, batch: Batch, batch_idx: int) -> CodecOutput:
         frozen = not any(p.requires_grad for p in self.codec.parameters())
+        keys = sample_keys(self.seed, batch["draw"])
         with torch.no_grad() if frozen else nullcontext():
-            return self.codec(batch["image"], keys=sample_keys(self.seed, batch["draw"]))
+            return self.codec(batch["image"], self.training_rate(batch_idx), keys=keys)
+
+    def training_rate(self, batch_idx: int) -> float | None:
+        """The whole batch's rate: one of the codec's, drawn from (seed, step), so the same on every rank."""
+        if self.rate is not None or not self.codec.rates:
+            return self.rate
+        return random.Random(f"{self.seed} {batch_idx}").choice(self.codec.rates)
 
     def _task_outputs(
         self, output: CodecOutput, batch: Batch, names: Collection[str]
@@ -123,7 +131,7 @@ class CompressionSystem(LightningModule):
         return self.first_step + self.batches_done
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        output = self._code(batch)
+        output = self._code(batch, batch_idx)
         losses = self._mean_losses(self._task_outputs(output, batch, self.objective.tasks))
         parts = self.objective(output, batch, losses, batch_idx / self.stage.num_batches)
         loss = parts["loss"] + self.codec.auxiliary_loss().to(parts["loss"])
@@ -184,6 +192,7 @@ class CompressionSystem(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
+        checkpoint["ready"] = sorted(self.ready)
         # What tasks need of the data set, so that they are built again without it.
         checkpoint["labels"] = {
             task.target: {
@@ -247,13 +256,8 @@ class CompressionSystem(LightningModule):
         if size not in self.headers:
             self.headers[size] = real_bytes.header_bytes(self.codec, size, self.rate)
         pixels = size[0] * size[1]
-        header = torch.full((len(x),), float(self.headers[size]))
-        self.measures.add("bpp", sum(coded.estimated.values()) / pixels)
-        self.measures.add("bpp_real", coded.file_bits / pixels)
-        self.measures.add("bpp_payload", (coded.file_bits - 8 * header) / pixels)
-        self.measures.add("header_bytes", header)
-        for layer, bits in coded.output.bits.items():
-            self.measures.add(f"bpp_of_{layer}", bits / pixels)
+        for name, values in coded.rates(self.headers[size]).items():
+            self.measures.add(name, values)
         self.measures.add_pictures(coded.output, x)
         outputs = self._task_outputs(coded.output, batch, self.ready)
         for name in outputs:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from losses.objective import Objective
 from losses.schedules import Scalar
+from models.checkpoint import is_run, last_finished
 from models.entropy.tables import is_table
 
 
@@ -56,8 +57,8 @@ class Stage:
         num_validations: how often the validation split is read, evenly spaced, the last time at the end; fewer where
             this does not divide ``num_batches``.
         data: the data it draws from; ``None`` for the experiment's.
-        init_from: {module path: "checkpoint[:prefix]"}, loaded before the stage begins. The prefix is where the module
-            lies in the checkpoint, by default its own path.
+        init_from: {module path: "checkpoint[:prefix]"}, loaded before the stage begins; a run folder stands for the last
+            checkpoint of its last finished stage. The prefix is where the module lies, by default its own path.
 
     Raises:
         ValueError: a number is out of range or there is no update.
@@ -181,8 +182,10 @@ def read_weights(system: nn.Module, part: str, source: str) -> tuple[nn.Module, 
         ValueError: no such file or part, or the weights do not fit; the message says which.
     """
     path, _, prefix = source.partition(":")
+    if is_run(Path(path)):
+        path = last_finished(Path(path))
     if not Path(path).is_file():
-        raise ValueError(f"init_from: {part}: there is no checkpoint {path!r}")
+        raise ValueError(f"init_from: {part}: there is no checkpoint or run folder {str(path)!r}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:

@@ -27,13 +27,14 @@ from callbacks.latent_statistics import LatentStatistics, bits_by_channel
 from callbacks.modes import evaluating
 from callbacks.non_finite import StopOnNonFinite
 from callbacks.pictures import show, to_uint8
-from callbacks.reconstructions import Reconstructions, bits_per_pixel
+from callbacks.reconstructions import Reconstructions
 from callbacks.tiles import Row, Tile, fit, grid, heat
 from callbacks.training_log import TrainingLog
 from callbacks.unreadable_files import UnreadableFiles
 from datamodules.base import ImageDataModule
 from datamodules.samples import MISSING, Label
 from datamodules.source import UnreadableSample
+from evaluation.bits_map import bits_per_pixel
 from lightning_modules.compression import CompressionSystem
 from lightning_modules.stages import Stage, Update
 from losses.distortion import MSE

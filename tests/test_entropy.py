@@ -8,13 +8,14 @@ from scipy.stats import norm
 from torch import nn
 
 from models.bitstream import join, split
-from models.entropy import coder, tables
+from models.entropy import tables
 from models.entropy.code_length import code_length
 from models.entropy.exact import Exact
 from models.entropy.factorized import Factorized
-from models.entropy.hyperprior import SCALE_LEVELS, SCALE_MAX, SCALE_MIN, Hyperprior
+from models.entropy.hyperprior import Hyperprior
 from models.entropy.noise import sample_keys, uniform_noise
 from models.entropy.rounding import round_ste
+from models.entropy.scale_index import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
 from models.transforms.convolutional import hyper_analysis, hyper_synthesis
 
 
@@ -150,7 +151,9 @@ def test_exact_copies_forget_old_weights(hyperprior: Hyperprior) -> None:
     hyperprior.h_s[0].weight.data.mul_(2)
     hyperprior.eval()
     new, _ = hyperprior.entropy_parameters(z_hat)
-    torch.testing.assert_close(new, hyperprior.h_s.double()(z_hat.double()).chunk(2, 1)[1])
+    # Fixed-point arithmetic differs from floating point by about 1e-5.
+    plain = hyperprior.h_s.double()(z_hat.double()).chunk(2, 1)[1]
+    torch.testing.assert_close(new, plain, rtol=0, atol=2e-4)
     assert not torch.allclose(old, new)
     hyperprior.float().load_state_dict(
         {k: v * 0 for k, v in hyperprior.state_dict().items() if v.is_floating_point()}, strict=False
@@ -163,17 +166,6 @@ def test_exact_is_independent_of_the_original() -> None:
     exact = Exact()
     assert exact(linear, torch.ones(1, 2)).dtype == torch.float64
     assert linear.weight.dtype == torch.float16
-
-
-@pytest.mark.parametrize("count", [1, 2, 1000])
-def test_the_coder_returns_its_symbols(count: int) -> None:
-    model = Factorized(2).eval()
-    tables.build(model)
-    generator = torch.Generator().manual_seed(0)
-    symbols = torch.randint(-40, 40, (count,), generator=generator)
-    indexes = torch.randint(0, 2, (count,), generator=generator)
-    string = coder.encode(model.entropy_bottleneck, symbols, indexes)
-    assert torch.equal(coder.decode(model.entropy_bottleneck, string, indexes), symbols.int())
 
 
 @pytest.mark.parametrize("strings", [[b"a"], [b"", b"xy"], [b"a" * 300, b"", b"c" * 5]])

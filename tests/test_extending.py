@@ -12,7 +12,7 @@ from tests.documents import ROOT, blocks, copy_project, run
 BLOCKS = blocks("extending.md")
 FILES = {block.file: block.text for block in BLOCKS if block.file}
 COMMANDS = [command for block in BLOCKS if block.runnable for command in block.commands]
-CODECS = ["factorized_prior", "jpeg2000"]
+CODECS = ["factorized_prior", "palette_png"]
 CONTRACT = "tests/test_codec_contract.py tests/test_tasks.py tests/test_configs.py tests/test_imports.py"
 
 
@@ -74,5 +74,5 @@ def test_every_yaml_is_under_its_contract(group: str) -> None:
 def test_the_commands_run(command: str, project: Path) -> None:
     output = run(command, project)
     assert "Test split, real bytes:" in output
-    for name in ("presence", "jpeg2000"):
+    for name in ("presence", "palette_png"):
         assert (name in command) <= (name in output.rpartition("Test split")[2])

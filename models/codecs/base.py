@@ -32,6 +32,7 @@ class Codec(nn.Module):
         stride: both sides of an image are padded to a multiple of it.
         file_suffix: of the files that ``serialise`` writes.
         receptive_field: of the transforms, in pixels, or ``None`` where tiles cannot be coded apart.
+        exact: bits of ``forward`` are the file's own, no estimate.
         encoder, decoder: names of the submodules that may be fine-tuned alone: a new ``encoder`` writes streams that
             old decoders read; a new ``decoder`` reads streams that old encoders wrote.
     """
@@ -42,6 +43,7 @@ class Codec(nn.Module):
     stride: int = 1
     file_suffix: str = ".bif"
     receptive_field: int | None = None
+    exact: bool = False
     encoder: tuple[str, ...] = ()
     decoder: tuple[str, ...] = ()
 
@@ -188,6 +190,20 @@ class Codec(nn.Module):
         """Weights and tables that the symbols depend on: not g_a, g_s or heads. Part of ``state_dict()``."""
         apart = tuple(f"{name}." for name in (*self.encoder, *self.decoder))
         return {key: value for key, value in self.state_dict().items() if not key.startswith(apart)}
+
+    def transforms(self) -> dict[str, nn.Module]:
+        """The networks that other runtimes can take over (ONNX), by the papers' names; by default those so called."""
+        found: dict[str, nn.Module] = {}
+        for path, module in self.named_modules():
+            name = path.rpartition(".")[2]
+            if name in ("g_a", "g_s", "h_a", "h_s"):
+                # Of two streams that both have one, the second goes by its path.
+                found.setdefault(path.replace(".", "_") if name in found else name, module)
+        return found
+
+    def foreign_weights(self) -> dict[str, dict[str, Tensor]]:
+        """{file name: state dict} in which other libraries know these weights."""
+        return {}
 
     def auxiliary_loss(self) -> Tensor:
         """Fit of the factorised priors' quantiles to their densities: its gradient reaches the quantiles alone.

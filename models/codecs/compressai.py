@@ -1,21 +1,26 @@
 """CompressAI's image models behind Codec, all through one wrapper."""
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import compressai.models  # noqa: F401  fills the registry
 import torch
-from compressai.entropy_models import EntropyBottleneck, EntropyModel
+from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
+from compressai.models.vbr import ScaleHyperpriorVbr
 from compressai.registry import MODELS
 from torch import Tensor, nn
 
-from models.bitstream import join, split
 from models.codecs.base import Codec
+from models.codecs.compressai_weights import FILE, load_compressai, state_for_compressai
 from models.entropy import tables
 from models.entropy.code_length import code_length
+from models.entropy.compressai_models import Walk
 from models.entropy.noise import uniform_noise
 from models.entropy.rounding import round_ste
+from models.entropy.scale_index import Rounding, compressai_table, fine_table
+from models.entropy.stream import Reader, Writer
 from models.outputs import CodecOutput, LatentSpec
 
 
@@ -31,9 +36,13 @@ class CompressAICodec(Codec):
         arguments: of the model's constructor, e.g. ``{"N": 128, "M": 192}``.
         quantise: what g_s sees in training: rounded values (``"ste"``) or y plus noise (``"noise"``, as in CompressAI
             itself). Tasks always get rounded values.
+        weights: a CompressAI checkpoint to begin with.
+        rounding: of scales to the coder's table: ``"nearest"`` of 160 levels, which takes the fewest bits, or ``"up"``
+            to one of CompressAI's 64 levels, which gives CompressAI's own rates.
 
     Raises:
-        ValueError: unknown architecture or arguments, or a model without g_a and g_s.
+        ValueError: unknown architecture or arguments, a model without g_a and g_s or of variable rate, or weights that
+            do not fit.
 
     Note:
         Models with a serial context (``mbt2018``, ``cheng2020-*``) estimate from another y_hat than the one they code:
@@ -49,6 +58,8 @@ class CompressAICodec(Codec):
         arguments: Mapping[str, Any],
         *,
         quantise: Literal["ste", "noise"] = "ste",
+        weights: str | os.PathLike[str] | None = None,
+        rounding: Rounding = "nearest",
     ):
         super().__init__()
         if quantise not in ("ste", "noise"):
@@ -63,11 +74,22 @@ class CompressAICodec(Codec):
             ) from error
         if not isinstance(getattr(self.model, "g_a", None), nn.Module):
             raise ValueError(f"architecture={architecture!r} has no g_a and g_s: it is not an image model")
+        if isinstance(self.model, ScaleHyperpriorVbr):
+            raise ValueError(
+                f"architecture={architecture!r}: CompressAI's variable-rate models are not supported; "
+                "use one model for each rate"
+            )
+        if weights is not None:
+            load_compressai(self.model, weights)
         self.quantise = quantise
+        self.walk = Walk(rounding)
         latent_stride, channels = self._measure()
         self.latents = {"y_hat": LatentSpec("map", channels, "base", stride=latent_stride)}
         self.stride = max(latent_stride, 64)
-        self._measured_layout: tuple[int, Any] | None = None
+
+    def foreign_weights(self) -> dict[str, dict[str, Tensor]]:
+        """The wrapped model's own checkpoint."""
+        return {FILE: state_for_compressai(self.model)}
 
     @torch.no_grad()
     def _measure(self) -> tuple[int, int]:
@@ -111,10 +133,11 @@ class CompressAICodec(Codec):
         return of_y[0] if len(of_y) == 1 else 0
 
     def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
-        # One by one: a batch may pick other kernels, and the decoder decodes one by one.
+        y = self.model.g_a(x).float()
+        stream = Writer(len(x))
         with torch.autocast(x.device.type, enabled=False):
-            results = [self.model.compress(image[None].float()) for image in x]
-        return [{"base": join([strings[0] for strings in result["strings"]])} for result in results]
+            self.walk.code(self.model, stream, y, tuple(y.shape[-2:]))
+        return [{"base": string} for string in stream.finish()]
 
     def _decode(
         self,
@@ -123,46 +146,46 @@ class CompressAICodec(Codec):
         rate: float | None,
         want: Collection[str],
     ) -> CodecOutput:
-        count, unit = self._layout()
-        shape = _scaled(unit, size[0] // self.stride, size[1] // self.stride)
-        decoded = [self._decode_one(split(s["base"], count), shape, "pixels" in want) for s in strings]
-        latents, pictures = zip(*decoded, strict=True)
+        stride = self.latents["y_hat"].stride
+        stream = Reader([s["base"] for s in strings])
+        with torch.autocast(next(self.parameters()).device.type, enabled=False):
+            y_hat = self.walk.code(self.model, stream, None, (size[0] // stride, size[1] // stride))
+        stream.finish()
         return CodecOutput(
-            size,
-            x_hat=torch.cat(pictures) if "pixels" in want else None,
-            latents={"y_hat": torch.cat(latents)},
+            size, x_hat=self.model.g_s(y_hat) if "pixels" in want else None, latents={"y_hat": y_hat}
         )
 
-    def _decode_one(self, strings: list[bytes], shape: Any, pixels: bool) -> tuple[Tensor, Tensor | None]:
-        captured: list[Tensor] = []
+    def entropy_side(self) -> dict[str, Tensor]:
+        """As in ``Codec``; the rule that rounds scales is part of it."""
+        rule = torch.tensor(list(self.walk.scale_index.rounding.encode()), dtype=torch.uint8)
+        return {**super().entropy_side(), "rounding": rule}
 
-        def see_y_hat(module: nn.Module, inputs: tuple[Tensor]) -> None:
-            captured.append(inputs[0])
-            if not pixels:
-                raise _Enough
+    def train(self, mode: bool = True) -> "CompressAICodec":
+        self.walk.exact.forget()
+        return super().train(mode)
 
-        device = next(self.model.parameters()).device.type
-        with (
-            _hooks(self.model.g_s.register_forward_pre_hook(see_y_hat)),
-            torch.autocast(device, enabled=False),
-        ):
-            try:
-                x_hat = self.model.decompress([[s] for s in strings], shape)["x_hat"]
-            except _Enough:
-                x_hat = None
-        return captured[0], x_hat
+    def _apply(self, fn, recurse=True):
+        self.walk.exact.forget()
+        return super()._apply(fn, recurse)
 
-    def _layout(self) -> tuple[int, Any]:
-        """How many strings an image takes, and the nested shapes that belong to a picture of one stride each way."""
-        if self._measured_layout is None:
-            parameter = next(self.model.parameters())
-            result = self.model.compress(torch.zeros(1, 3, self.stride, self.stride).to(parameter))
-            self._measured_layout = len(result["strings"]), result["shape"]
-        return self._measured_layout
+    def _load_from_state_dict(self, *args):
+        self.walk.exact.forget()
+        super()._load_from_state_dict(*args)
+
+    def _prepare(self) -> None:
+        if self.walk.scale_index.rounding == "nearest":
+            for _, model in tables.entropy_models(self):
+                if isinstance(model, GaussianConditional):
+                    _refine(model)
+        super()._prepare()
 
 
-class _Enough(Exception):
-    """Raised before g_s runs when nobody asked for pixels."""
+def _refine(model: GaussianConditional) -> None:
+    """Give a model that has no scale table, or CompressAI's 64 levels, the fine one."""
+    coarse, table = compressai_table(), model.scale_table
+    if not table.numel() or (table.shape == coarse.shape and torch.allclose(table.cpu().float(), coarse)):
+        model.scale_table = torch.tensor(fine_table(), dtype=torch.float32, device=table.device)
+        tables.clear(model)
 
 
 @contextmanager
@@ -233,13 +256,3 @@ def _median(model: EntropyBottleneck, y: Tensor) -> Tensor:
 
 def _mean(parameters: tuple[Tensor | None, ...]) -> Tensor | float:
     return parameters[1] if len(parameters) > 1 and parameters[1] is not None else 0.0
-
-
-def _scaled(shape: Any, height: int, width: int) -> Any:
-    """Nested shapes of a picture ``height`` x ``width`` strides large; the last two entries of a shape are spatial."""
-    if isinstance(shape, Mapping):
-        return {key: _scaled(value, height, width) for key, value in shape.items()}
-    if isinstance(shape, Sequence) and not all(isinstance(value, int) for value in shape):
-        return [_scaled(value, height, width) for value in shape]
-    *channels, h, w = shape
-    return torch.Size([*channels, h * height, w * width])

@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.bitstream import join, split
 from models.codecs.base import Codec
+from models.codecs.compressai_weights import FILE, state_for_compressai
 from models.entropy.code_length import code_length
 from models.entropy.factorized import Factorized
 from models.entropy.hyperprior import Hyperprior
@@ -73,7 +73,7 @@ class TransformCodec(Codec):
     def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
         y = self._analyse(x)
         with torch.autocast(x.device.type, enabled=False):
-            return [{"base": join(strings)} for strings in self.latent_codec.compress(y)]
+            return [{"base": string} for string in self.latent_codec.compress(y)]
 
     def _decode(
         self,
@@ -83,9 +83,8 @@ class TransformCodec(Codec):
         want: Collection[str],
     ) -> CodecOutput:
         shape = size[0] // self.latent_stride, size[1] // self.latent_stride
-        parts = [split(s["base"], self.latent_codec.num_strings) for s in strings]
         with torch.autocast(next(self.parameters()).device.type, enabled=False):
-            y_hat = self.latent_codec.decompress(parts, shape)
+            y_hat = self.latent_codec.decompress([s["base"] for s in strings], shape)
         return CodecOutput(
             size, x_hat=self.g_s(y_hat) if "pixels" in want else None, latents={"y_hat": y_hat}
         )
@@ -139,3 +138,9 @@ class MeanScaleHyperprior(TransformCodec):
             stride=4 * 2**num_stages,
             quantise=quantise,
         )
+        self.num_stages = num_stages
+
+    def foreign_weights(self) -> dict[str, dict[str, Tensor]]:
+        """With four stages, a checkpoint of CompressAI's ``mbt2018-mean``, which is built the same."""
+        names = {"latent_codec.hyper.": "", "latent_codec.": ""}
+        return {FILE: state_for_compressai(self, names)} if self.num_stages == 4 else {}

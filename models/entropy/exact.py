@@ -1,38 +1,92 @@
-"""A float64 copy of a network, for the parameters that encoder and decoder must agree on."""
+"""Networks in integer-valued arithmetic, for the parameters that encoder and decoder must agree on to the last bit."""
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
 
+FRACTION_BITS, RANGE_BITS, SUM_BITS = 14, 12, 52
+"""An exact layer's inputs are multiples of 2**-14 within ±2**12; its sums stay below 2**52 steps of their own grid."""
+
 
 class Exact:
-    """Runs a module in float64, outside autocast.
+    """Runs modules so that the result is the same on every machine.
 
-    A fp32 network gives parameters that differ by 1e-6 with thread count, memory format or kernel, and one scale index
-    in a million then falls on the other side of a border: the rest of that stream decodes to garbage. In float64 the
-    differences are 1e-14, and a border case practically never happens.
+    A float32 network gives parameters that differ by 1e-6 with kernel, memory format or batch, and one scale index in a
+    million then falls on the other side of a border: the rest of that stream decodes to garbage. Here, weights and
+    inputs of every linear layer are rounded to fixed-point numbers, held in float64. All its products and sums are then
+    whole multiples of one step and smaller than 2**53 of them: nothing is rounded, whatever the order of summation, and
+    the result is *the* result. Activations in between work on single elements (ReLU, LeakyReLU, PixelShuffle), which
+    IEEE 754 fixes. Rounding moves parameters by about 1e-5, alike for encoder and decoder: no cost in bits.
 
-    The copy is no submodule: it is not in the state dict, ``.half()`` does not touch it, and no optimiser sees it.
-    ``forget`` it whenever the weights may have moved.
+    Layers other than convolutions and linear ones are computed in float64 without rounding: equal to 1e-14, so that a
+    border case practically never happens.
+
+    The copies are no submodules: they are not in the state dict, ``.half()`` does not touch them, and no optimiser sees
+    them. They are made anew when a parameter was written to; ``forget`` them where that may go unnoticed (``.data``).
     """
 
     def __init__(self) -> None:
-        self._copy: nn.Module | None = None
+        self._copies: dict[nn.Module, tuple[tuple, nn.Module]] = {}
 
     def forget(self) -> None:
-        """Drop the copy; the next call makes a fresh one."""
-        self._copy = None
+        """Drop all copies; the next call makes fresh ones."""
+        self._copies.clear()
+
+    def copy_of(self, module: nn.Module) -> nn.Module:
+        """The float64 copy of a module, whose linear layers round their inputs by themselves."""
+        tensors = [*module.parameters(), *module.buffers()]
+        state = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+        known = self._copies.get(module)
+        if known is None or known[0] != state:
+            with torch.no_grad():
+                exact = copy.deepcopy(module).double().eval().requires_grad_(False)
+                for layer in exact.modules():
+                    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+                        round_weights(layer)
+                        layer.register_forward_pre_hook(_round_inputs)
+            known = self._copies[module] = state, exact
+        return known[1]
 
     def __call__(self, module: nn.Module, *inputs: Tensor) -> Tensor:
-        """``module(*inputs)`` in float64, without gradients."""
+        """``module(*inputs)``, float64, without gradients."""
         with torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
-            if self._copy is None:
-                self._copy = copy.deepcopy(module).double().eval().requires_grad_(False)
-            return self._copy(*(tensor.double() for tensor in inputs))
+            return self.copy_of(module)(*(tensor.double() for tensor in inputs))
 
     def __deepcopy__(self, memo: dict) -> "Exact":
         return Exact()
 
-    def __getstate__(self) -> dict:
-        return {"_copy": None}
+    def __reduce__(self) -> tuple:
+        return Exact, ()
+
+
+def round_inputs(x: Tensor) -> Tensor:
+    """To the grid and range of an exact layer's inputs; float64 in, float64 out."""
+    limit = 2.0 ** (FRACTION_BITS + RANGE_BITS)
+    return (x * 2.0**FRACTION_BITS).round_().clamp_(-limit, limit).mul_(2.0**-FRACTION_BITS)
+
+
+def round_weights(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
+    """Round a float64 layer's parameters, in place, as finely as keeps all its sums exact.
+
+    Raises:
+        ValueError: NaN or infinite weights.
+    """
+    output_dim = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+    # In steps of 2**-32 these sums are exact, so every machine finds the same number of bits.
+    rows = (layer.weight.abs() * 2.0**32).round().transpose(0, output_dim).flatten(1).sum(1)
+    largest = rows.max().item() * 2.0 ** (RANGE_BITS - 32)
+    if layer.bias is not None:
+        largest += layer.bias.abs().max().item()
+    if not math.isfinite(largest):
+        raise ValueError("a network of the entropy model has NaN or infinite weights: it cannot code")
+    weight_bits = min(SUM_BITS - FRACTION_BITS - math.frexp(largest)[1], 40)
+    layer.weight.data = (layer.weight * 2.0**weight_bits).round() * 2.0**-weight_bits
+    if layer.bias is not None:
+        bias_bits = weight_bits + FRACTION_BITS
+        layer.bias.data = (layer.bias * 2.0**bias_bits).round() * 2.0**-bias_bits
+
+
+def _round_inputs(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(round_inputs(tensor) for tensor in inputs)

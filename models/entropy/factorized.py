@@ -4,10 +4,11 @@ import torch
 from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor
 
-from models.entropy import coder
+from models.entropy.coder import TableCache
 from models.entropy.latent_codec import LatentCodec, LatentOutput
 from models.entropy.noise import uniform_noise
 from models.entropy.rounding import round_ste
+from models.entropy.stream import Stream
 
 
 class Factorized(LatentCodec):
@@ -21,12 +22,11 @@ class Factorized(LatentCodec):
     https://arxiv.org/abs/1802.01436, appendix 6.1.
     """
 
-    num_strings = 1
-
     def __init__(self, channels: int, *, name: str = "z"):
         super().__init__()
         self.name = name
         self.entropy_bottleneck = EntropyBottleneck(channels)
+        self._tables = TableCache()
 
     @property
     def medians(self) -> Tensor:
@@ -44,18 +44,12 @@ class Factorized(LatentCodec):
         likelihood = model.likelihood_lower_bound(likelihood)
         return likelihood.reshape(channels, len(y), *y.shape[2:]).transpose(0, 1)
 
-    def symbols(self, y: Tensor) -> Tensor:
-        """The integers that are coded, int32, same shape as ``y``."""
-        return (y - self.medians).round().int()
+    def code(self, stream: Stream, y: Tensor | None, shape: tuple[int, int]) -> Tensor:
+        model = self.entropy_bottleneck
+        rows = channel_rows(stream.count, model.channels, shape)
+        return stream.code(y, self.medians, rows, self._tables(model))
 
-    def compress(self, y: Tensor) -> list[list[bytes]]:
-        return [[coder.encode(self.entropy_bottleneck, s, self._rows(s.shape))] for s in self.symbols(y)]
 
-    def decompress(self, strings: list[list[bytes]], shape: tuple[int, int]) -> Tensor:
-        rows = self._rows((self.entropy_bottleneck.channels, *shape))
-        symbols = [coder.decode(self.entropy_bottleneck, string, rows) for (string,) in strings]
-        return torch.stack(symbols).to(self.medians) + self.medians
-
-    def _rows(self, shape: tuple[int, ...]) -> Tensor:
-        channel = torch.arange(shape[0], dtype=torch.int32, device=self.medians.device)
-        return channel[:, None, None].expand(shape)
+def channel_rows(count: int, channels: int, shape: tuple[int, int]) -> Tensor:
+    """The table row of every symbol where each channel has its own: int64 (count, channels, h, w)."""
+    return torch.arange(channels)[None, :, None, None].expand(count, channels, *shape)

@@ -1,8 +1,11 @@
 """LatentCodec: a latent becomes bits and comes back. Latent codecs nest, so an entropy model is a tree of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+from models.entropy.stream import Reader, Stream, Writer
 
 
 @dataclass
@@ -23,9 +26,6 @@ class LatentOutput:
 class LatentCodec(nn.Module):
     """Base of the tree's nodes. It computes in fp32 (training) or float64 (coding), whatever autocast says."""
 
-    num_strings: int
-    """Strings that one image takes."""
-
     def forward(self, y: Tensor, keys: Tensor | None) -> LatentOutput:
         """Quantise and estimate.
 
@@ -36,10 +36,32 @@ class LatentCodec(nn.Module):
         """
         raise NotImplementedError
 
-    def compress(self, y: Tensor) -> list[list[bytes]]:
-        """The strings of each image, in the order ``decompress`` takes them."""
+    def code(self, stream: Stream, y: Tensor | None, shape: tuple[int, int]) -> Tensor:
+        """Write y to a stream, or read it: the latents in the order a decoder needs them.
+
+        Args:
+            stream: the strings of the batch; a layer's latent codecs share one, and one coder state an image.
+            y: latent (B, M, h, w), float32, when writing; ``None`` when reading.
+            shape: (h, w).
+
+        Returns:
+            y_hat (B, M, h, w), what a decoder has.
+        """
         raise NotImplementedError
 
-    def decompress(self, strings: list[list[bytes]], shape: tuple[int, int]) -> Tensor:
-        """y_hat (B, M, h, w) from each image's strings; ``shape`` is (h, w)."""
-        raise NotImplementedError
+    def compress(self, y: Tensor) -> list[bytes]:
+        """The string of each image."""
+        stream = Writer(len(y))
+        self.code(stream, y, tuple(y.shape[-2:]))
+        return stream.finish()
+
+    def decompress(self, strings: Sequence[bytes], shape: tuple[int, int]) -> Tensor:
+        """y_hat (B, M, h, w) from each image's string; ``shape`` is (h, w).
+
+        Raises:
+            BitstreamError: a string that ``compress`` did not write with these weights and this shape.
+        """
+        stream = Reader(strings)
+        y_hat = self.code(stream, None, shape)
+        stream.finish()
+        return y_hat

@@ -117,5 +117,7 @@ class FeatureClassifier(nn.Module):
         """Class logits (B, num_outputs) of a map (B, M, h, w) that covers an image of ``size`` (H, W)."""
         last = self.features(x)[-1]
         # Positions that lie in the padding alone say nothing about the picture.
-        last = last[..., : -(-size[0] // self.stride), : -(-size[1] // self.stride)]
+        # Rounded up without negative numbers, whose division ONNX rounds the other way.
+        height, width = ((side + self.stride - 1) // self.stride for side in size)
+        last = last[..., :height, :width]
         return self.linear(self.dropout(last.mean((-2, -1))))

@@ -1,28 +1,77 @@
 """Standard codecs as Codecs: subclasses say how one 8-bit picture becomes a file and comes back."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.bitstream import BitstreamError
 from models.codecs.base import Codec
 from models.outputs import Bitstream, CodecOutput
+
+
+class MissingEncoder(ImportError):
+    """The program or library behind a standard codec is not installed; the message says how to install it."""
 
 
 class StandardCodec(Codec):
     """A codec that is somebody else's program. No gradients; ``forward`` really codes, so its bits are exact.
 
-    A subclass sets ``rates`` and ``file_suffix`` and implements ``encode`` and ``decode``.
+    A subclass sets ``rates`` and ``file_suffix`` and implements ``encode`` and ``decode``; ``read_size`` spares
+    ``parse`` a second decode, ``about`` is what result rows store, ``check_available`` tells what is not installed.
+    Constructing one needs no library. Every call makes an encoder or decoder of its own, limited to one thread where
+    the library can be told: threads of the caller, one an image, are how to use many cores.
+
+    Attributes:
+        rates: the default ladder, ordered from fewest to most bits; its ends are the range that is allowed.
+        rate_step: distance of neighbouring native rates, ``None`` where they are continuous. Rates between two steps
+            are rounded.
     """
 
+    exact = True
+    rate_step: float | None = 1.0
+
     def encode(self, image: np.ndarray, rate: float) -> bytes:
-        """uint8 (H, W, 3) RGB -> a whole file, at the codec's native quality ``rate``."""
+        """uint8 (H, W, 3) RGB -> a whole file, at the codec's native quality ``rate``.
+
+        Raises:
+            MissingEncoder: what codes is not installed.
+        """
         raise NotImplementedError
 
     def decode(self, data: bytes) -> np.ndarray:
-        """A whole file -> uint8 (H, W, 3) RGB."""
+        """A whole file -> uint8 (H, W, 3) RGB.
+
+        Raises:
+            BitstreamError: the decoder cannot read the bytes. Most of these formats hold no checksum: a flipped bit
+                that still makes a legal file gives another picture.
+            MissingEncoder: what decodes is not installed.
+        """
         raise NotImplementedError
+
+    def read_size(self, data: bytes) -> tuple[int, int]:
+        """(H, W) of the picture in a file, from its header where the subclass can. Raises as ``decode`` does."""
+        return self.decode(data).shape[:2]
+
+    def about(self) -> dict[str, Any]:
+        """What made the files, as plain JSON, to be stored with every result.
+
+        Returns:
+            ``"command"``: the exact call, ``{rate}`` standing for the rate; ``"colour"``: the conversion;
+            ``"versions"``: {library: version} of what is installed.
+        """
+        call = f"{type(self).__module__}.{type(self).__qualname__}.encode(image, {{rate}})"
+        return {"command": call, "colour": "the codec's own", "versions": {}}
+
+    def check_available(self) -> None:
+        """Do nothing where the codec can run here.
+
+        Raises:
+            MissingEncoder: what lacks, with the line that installs it.
+        """
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
         strings = self._encode(x.detach(), rate)
@@ -32,7 +81,9 @@ class StandardCodec(Codec):
         return output
 
     def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
-        pixels = (x.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        # Truncated by byte(), so rounded half up; two passes over the picture, which count beside a JPEG's time.
+        levels = torch.add(x.new_tensor(0.5), x, alpha=255).clamp_(0, 255.5)
+        pixels = levels.byte().permute(0, 2, 3, 1).cpu().numpy()
         return [{"base": self.encode(np.ascontiguousarray(image), rate)} for image in pixels]
 
     def _decode(
@@ -42,8 +93,13 @@ class StandardCodec(Codec):
         rate: float | None,
         want: Collection[str],
     ) -> CodecOutput:
-        pixels = np.stack([self.decode(s["base"]) for s in strings])
-        return CodecOutput(size, x_hat=torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
+        pictures = [self.decode(s["base"]) for s in strings]
+        for picture in pictures:
+            if picture.shape[:2] != tuple(size):
+                height, width = picture.shape[:2]
+                raise BitstreamError(f"the file decodes to {height}x{width} instead of {size[0]}x{size[1]}")
+        pixels = torch.from_numpy(np.stack(pictures))
+        return CodecOutput(size, x_hat=pixels.permute(0, 3, 1, 2).float().div_(255))
 
     def serialise(self, bitstream: Bitstream) -> bytes:
         """The codec's own file, as any other program reads it."""
@@ -51,4 +107,20 @@ class StandardCodec(Codec):
 
     def parse(self, data: bytes) -> Bitstream:
         """A file of the codec's own kind; its native rate is not stored in it, so it is the codec's default."""
-        return Bitstream({"base": data}, self.decode(data).shape[:2], self._check_rate(None))
+        return Bitstream({"base": data}, self.read_size(data), self._check_rate(None))
+
+
+@contextmanager
+def reading(kind: str) -> Iterator[None]:
+    """Turn whatever a foreign decoder raises on bytes of unknown origin into a ``BitstreamError`` of one line.
+
+    Args:
+        kind: of file that was expected, for the message.
+    """
+    try:
+        yield
+    except (BitstreamError, MissingEncoder):
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BitstreamError(f"not a whole, unharmed {kind} file: {reason}") from error

@@ -1,0 +1,92 @@
+"""Pictures of the same images by every codec at about the same bits, for people to flip between."""
+
+import math
+from contextlib import suppress
+
+import numpy as np
+import torch
+from models.codecs.target_rate import rate_for_bpp
+from torch import Tensor
+from tqdm import tqdm
+
+from evaluation.bits_map import bits_per_pixel
+from evaluation.evaluator import FAILURES, Batch, Evaluation, Images
+from evaluation.gallery import GalleryImage, View
+from evaluation.measures import picture_quality
+from evaluation.points import Point
+from models.codecs.standard.base import StandardCodec
+
+
+def matched_pictures(
+    evaluation: Evaluation, images: Images, count: int, *, progress: bool = True
+) -> list[GalleryImage]:
+    """A few images, evenly spaced, decoded by every codec.
+
+    The middle point of the first codec sets the bits of each image. Standard codecs search the quality that comes
+    closest from below, for others the nearest point is shown. The identity codec is left out: it is the original.
+
+    Args:
+        evaluation: what was measured.
+        images: that it measured.
+        count: how many images to show.
+        progress: show a bar.
+    """
+    groups: dict[str, list[int]] = {}
+    for position, point in enumerate(evaluation.points):
+        if point.scale == 1 and not _is_identity(evaluation, position):
+            groups.setdefault(point.name, []).append(position)
+    if not groups or not count:
+        return []
+    places = {images.name(i): i for i in range(len(images))}
+    total = len(evaluation.images)
+    chosen = sorted(set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()))
+    gallery = []
+    for number in tqdm(chosen, desc="gallery", unit="image", disable=not progress):
+        name = evaluation.images[number]
+        batch = images.read(places[name])
+        bpps = {p: evaluation.entries[p][number]["values"]["bpp_real"] for g in groups.values() for p in g}
+        first = sorted(next(iter(groups.values())), key=bpps.__getitem__)
+        target = bpps[first[len(first) // 2]]
+        views = []
+        for group in groups.values():
+            nearest = min(group, key=lambda p: abs(math.log(bpps[p] / target)))
+            views.append(_view(evaluation.points[nearest], batch, target))
+        gallery.append(GalleryImage(name, _picture(batch["image"]), views))
+    return gallery
+
+
+def _is_identity(evaluation: Evaluation, position: int) -> bool:
+    return all(entry["values"].get("psnr", 0) == 100 for entry in evaluation.entries[position])
+
+
+@torch.no_grad()
+def _view(point: Point, batch: Batch, target: float) -> View:
+    codec = point.codec
+    x = batch["image"].to(next(codec.parameters(), batch["image"]).device)
+    rate, bitstream = point.rate, None
+    if isinstance(codec, StandardCodec):
+        # Where not even its lowest quality is as small, the nearest point stands.
+        with suppress(*FAILURES):
+            rate, (bitstream,) = rate_for_bpp(codec, x, target)
+    bitstream = bitstream or codec.compress(x, rate)[0]
+    data = codec.serialise(bitstream)
+    output = codec.decompress([codec.parse(data)])
+    overlays = {}
+    for head in point.heads:
+        target_of = head.task.target_of(batch)
+        drawn = head.task.illustrate(_picture(output.x_hat), head.predict(output)[0].cpu(), target_of[0])
+        overlays[f"{head.name} ({head.source})"] = drawn
+    return View(
+        codec=point.name,
+        rate=rate if rate is not None else point.shown_rate,
+        bpp=8 * len(data) / (x.shape[-2] * x.shape[-1]),
+        psnr=float(picture_quality(output, batch["image"])["psnr"]),
+        picture=_picture(output.x_hat),
+        overlays=overlays,
+        bits_map=None if codec.exact else bits_per_pixel(codec(x, point.rate), codec.stride),
+    )
+
+
+def _picture(x: Tensor) -> np.ndarray:
+    """The first image as uint8 (H, W, 3)."""
+    return (x[0].float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()

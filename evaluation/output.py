@@ -1,0 +1,55 @@
+"""The files of an evaluation: results.json, results.csv, per_image.csv, bd.json, report.html, figures/."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation.results import Row
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file whole or not at all; what is no number becomes null."""
+    _whole(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Result rows as a table: one column a figure, ``<task>/<metric>`` as in ``results.json``."""
+    write_table(path, [_flat(row) for row in rows])
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Mappings of plain values as CSV; columns are all keys, in the order in which they first come."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(path)
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    flat = {key: value for key, value in row.items() if not isinstance(value, Mapping)}
+    flat |= {f"bpp of {layer}": value for layer, value in row["bpp_by_layer"].items()}
+    flat |= row["tasks"]
+    for key, ends in row["ci95"].items():
+        flat |= {f"{key} low": ends[0], f"{key} high": ends[1]} if ends else {}
+    return flat
+
+
+def _whole(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _finite(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _finite(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_finite(value) for value in node]
+    return (
+        None if (isinstance(node, float) and node != node) or node in (float("inf"), -float("inf")) else node
+    )

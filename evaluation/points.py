@@ -1,0 +1,114 @@
+"""What is evaluated: a codec at one rate, and the heads that read its decode."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.codecs.base import Codec
+from models.outputs import CodecOutput
+from tasks.base import Task
+
+OWN = "own"
+"""The ``source`` of heads that were trained with the codec they are judged on."""
+
+
+@dataclass(eq=False)
+class Head:
+    """A trained task on codecs: the one it was trained with, or any other.
+
+    Args:
+        name: of the task.
+        source: ``"own"``, or what the run is called that it comes from.
+        task: in evaluation mode.
+        reader: the codec it was trained with, where that is another one than it is judged on: a task on latents then
+            reads those that ``reader`` makes of the decoded picture, and pays for the whole file.
+    """
+
+    name: str
+    source: str
+    task: Task
+    reader: Codec | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """Identity of its weights and of all it reads through."""
+        return identity(self.name, self.task.reads, weights(self.task), weights(self.reader))
+
+    @property
+    def reads_pixels(self) -> bool:
+        """Whether pixels are all it needs."""
+        return all(name.startswith("pixels") for name in self.task.reads)
+
+    def predict(self, output: CodecOutput) -> Tensor:
+        """Raw predictions from a decode."""
+        if self.reader is not None and not self.reads_pixels:
+            output = CodecOutput(output.size, x_hat=output.x_hat, latents=self.reader(output.x_hat).latents)
+        return self.task.predict(output)
+
+    def paid_layers(self, codec: Codec) -> tuple[str, ...]:
+        """The layers of ``codec`` whose bits it costs to run."""
+        if self.reader is None:
+            return codec.needed(self.task.layers)
+        return codec.needed([codec.layers[-1].name])
+
+
+@dataclass(eq=False)
+class Point:
+    """One codec at one rate.
+
+    Args:
+        name: what the codec is called: one curve, for all its points.
+        codec: in evaluation mode.
+        rate: what the codec is given; ``None`` for codecs of one rate.
+        shown_rate: what the row says: the native value, or lmbda of the training.
+        scale: of the picture before coding, 1 or below.
+        seed: of the training; 0 for standard codecs.
+        heads: that judge it.
+        settings: plain containers that define the codec besides its weights.
+        about: how a standard codec is called, and versions of what does the work.
+    """
+
+    name: str
+    codec: Codec
+    rate: float | None = None
+    shown_rate: float | None = None
+    scale: float = 1.0
+    seed: int = 0
+    heads: Sequence[Head] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Tables are part of the weights, so they are there before anything is hashed.
+        self.codec.model_id()
+        parts = (dict(self.settings), dict(self.about), self.rate, self.scale, weights(self.codec))
+        self.key = identity(*parts)
+
+    @property
+    def title(self) -> str:
+        """For progress bars and messages."""
+        rate = "" if self.shown_rate is None else f" {self.shown_rate:g}"
+        return f"{self.name}{rate}" + ("" if self.scale == 1 else f" at {self.scale:g}")
+
+
+def identity(*parts: Any) -> str:
+    """A hash of plain values."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def weights(module: nn.Module | None) -> str:
+    """A hash of all parameters and buffers."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(module.state_dict().items()) if module is not None else ():
+        if isinstance(value, Tensor):
+            array = value.detach().cpu().contiguous()
+            digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
+            digest.update(array.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,134 @@
+"""Set metrics image by image: what each image adds to a metric, so that any selection of images can be recomputed.
+
+A metric such as mIoU is no mean over images. But torchmetrics' metrics hold sums (a confusion matrix) or lists, to
+which every image adds its own part; from these parts the metric of any resample follows without the pictures.
+"""
+
+import base64
+import copy
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.utilities import dim_zero_cat, dim_zero_max, dim_zero_min, dim_zero_sum
+
+State = Tensor | list[Tensor]
+States = dict[str, dict[str, State]]
+"""{metric: {state: value}} of one image."""
+
+
+def states_of(metrics: MetricCollection, preds: Any, target: Any) -> States:
+    """What one image adds.
+
+    Args:
+        metrics: of a task; not changed.
+        preds: of one image, as the metrics' ``update`` takes them.
+        target: likewise.
+    """
+    states: States = {}
+    for name, metric in _apart(metrics).items():
+        metric.update(preds, target)
+        values = {key: getattr(metric, key) for key in metric._defaults}
+        states[name] = {
+            key: [v.detach().cpu() for v in value] if isinstance(value, list) else value.detach().cpu()
+            for key, value in values.items()
+        }
+    return states
+
+
+class Resampled:
+    """The metrics of any selection of images.
+
+    Args:
+        metrics: of a task.
+        images: ``states_of`` each image.
+
+    Raises:
+        ValueError: a metric combines its state in a way that cannot be repeated for a selection.
+    """
+
+    def __init__(self, metrics: MetricCollection, images: Sequence[States]):
+        self.metrics = _apart(metrics)
+        self.images = images
+        self.sums: dict[tuple[str, str], np.ndarray] = {}
+        for name, metric in self.metrics.items():
+            for key, reduction in metric._reductions.items():
+                if reduction is dim_zero_sum:
+                    self.sums[name, key] = np.stack([s[name][key].double().numpy() for s in images])
+                elif reduction not in (None, dim_zero_cat, dim_zero_max, dim_zero_min):
+                    raise ValueError(
+                        f"metric {name!r} combines its state {key!r} by {reduction}: use sum, cat, max or min"
+                    )
+
+    def compute(self, counts: np.ndarray | None = None) -> dict[str, float]:
+        """{metric: value} of a selection.
+
+        Args:
+            counts: how often each image is in it, int (num_images,); default: each once.
+        """
+        counts = np.ones(len(self.images), dtype=np.int64) if counts is None else np.asarray(counts)
+        values: dict[str, float] = {}
+        for name, metric in self.metrics.items():
+            metric.reset()
+            for key, default in metric._defaults.items():
+                setattr(metric, key, self._state(name, key, default, counts, metric._reductions[key]))
+            metric._update_count = 1
+            value = metric.compute()
+            if isinstance(value, Mapping):
+                values |= {key: float(v) for key, v in value.items() if v.numel() == 1}
+            else:
+                values[name] = float(value)
+        return values
+
+    def _state(self, name: str, key: str, default: State, counts: np.ndarray, reduction: Any) -> State:
+        if (name, key) in self.sums:
+            total = np.tensordot(counts.astype(np.float64), self.sums[name, key], axes=1)
+            return torch.as_tensor(total).to(default.dtype)
+        drawn = [self.images[i][name][key] for i in np.repeat(np.arange(len(counts)), counts)]
+        if isinstance(default, list):
+            return [value for state in drawn for value in state]
+        return reduction(torch.stack(drawn)) if reduction else torch.stack(drawn)
+
+
+def _apart(metrics: MetricCollection) -> dict[str, Metric]:
+    """The metrics on their own: groups that share a state would hide it."""
+    return {name: copy.deepcopy(metric) for name, metric in metrics.items(copy_state=False)}
+
+
+def to_json(states: States) -> dict[str, Any]:
+    """States as JSON holds them; ``from_json`` undoes it."""
+    return {
+        name: {
+            key: [_packed(v) for v in value] if isinstance(value, list) else _packed(value)
+            for key, value in state.items()
+        }
+        for name, state in states.items()
+    }
+
+
+def from_json(content: Mapping[str, Any]) -> States:
+    """States from JSON."""
+    return {
+        name: {
+            key: [_unpacked(v) for v in value] if isinstance(value, list) else _unpacked(value)
+            for key, value in state.items()
+        }
+        for name, state in content.items()
+    }
+
+
+def _packed(x: Tensor) -> dict[str, Any]:
+    array = x.numpy()
+    # A confusion matrix of one image is nearly all zeros.
+    data = base64.b64encode(zlib.compress(array.tobytes(), 1)).decode()
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "data": data}
+
+
+def _unpacked(content: Mapping[str, Any]) -> Tensor:
+    data = zlib.decompress(base64.b64decode(content["data"]))
+    array = np.frombuffer(data, np.dtype(content["dtype"])).reshape(content["shape"])
+    return torch.from_numpy(array.copy())

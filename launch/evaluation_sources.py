@@ -1,0 +1,269 @@
+"""What ``evaluate.py`` is told to evaluate, made into points: standard codecs, runs, sweeps, exports, foreign heads."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.codecs.standard.downscaled import Downscaled
+from omegaconf import OmegaConf
+
+from datamodules.base import ImageDataModule, Split
+from datamodules.loading import EvaluationSamples, collate
+from evaluation.points import OWN, Head, Point, weights
+from models.checkpoint import is_run
+from models.codecs.base import Codec
+from models.codecs.standard.base import MissingEncoder, StandardCodec
+from models.construct import construct
+from models.pretrained import Pretrained, load
+
+CODECS = Path(__file__).parents[1] / "configs" / "codec"
+
+
+class SplitImages:
+    """The images of a split, one by one, as evaluation reads them.
+
+    Args:
+        data: the data module.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        num_images: take that many, evenly spaced; ``None`` for all.
+    """
+
+    def __init__(self, data: ImageDataModule, split: Split, num_images: int | None = None):
+        self.data = data
+        self.source = data.split(split)
+        self.samples = EvaluationSamples(self.source, data.eval_view)
+        total = len(self.source)
+        count = total if num_images is None else min(num_images, total)
+        self.indices = [round(i * (total - 1) / max(1, count - 1)) for i in range(count)]
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        """Of image ``index``, unique."""
+        return self.source.name(self.indices[index])
+
+    def read(self, index: int) -> dict[str, Any]:
+        """A batch of that image alone, or ``skipped`` with the reason why it cannot be read."""
+        place = self.indices[index]
+        return self.data.on_after_batch_transfer(collate([self.samples[place, place]]), 0)
+
+
+@dataclass
+class Skipped:
+    """A codec that cannot be evaluated here."""
+
+    codec: str
+    reason: str
+
+
+@dataclass
+class _Source:
+    """Trained heads under one name, and the codec they were trained with."""
+
+    label: str
+    model: Pretrained
+
+
+def points_of(
+    codecs: Sequence[str | Mapping[str, str]],
+    tasks: Sequence[str | Mapping[str, str]],
+    *,
+    labels: Mapping[str, Any],
+    rates: Mapping[str, Sequence[float]],
+    scales: Sequence[float] = (1.0,),
+    own_tasks: bool = True,
+) -> tuple[list[Point], list[Skipped], list[str]]:
+    """Everything that is to be evaluated.
+
+    Args:
+        codecs: names of standard codecs (``configs/codec/``), run folders, checkpoints, exported models, or folders
+            of runs (a sweep: one curve); ``{name: any of these}`` gives it another name.
+        tasks: heads that judge every codec: ``RUN:head``, or ``RUN`` for all of a run's; may be named likewise.
+        labels: of the data set.
+        rates: {codec: rate values instead of its usual ones}.
+        scales: of the picture before standard codecs.
+        own_tasks: judge trained codecs by the heads they were trained with, too.
+
+    Returns:
+        Points; codecs whose library is missing; notes on what is left out.
+
+    Raises:
+        ValueError: something that cannot be found, loaded, or does not fit the data set.
+    """
+    notes: list[str] = []
+    foreign = _foreign_heads(tasks, labels)
+    points: list[Point] = []
+    skipped: list[Skipped] = []
+    known: set[str] = set()
+    for entry in codecs:
+        name, source = _named(entry, "codecs")
+        yaml = CODECS / f"{source}.yaml"
+        if yaml.is_file():
+            name = name or source
+            found = _standard(name, yaml, foreign, rates.get(name), scales)
+        else:
+            runs = _runs(Path(source))
+            models = [load(run) for run in runs]
+            name = name or (Path(source).name if len(runs) > 1 else str(models[0].config["name"]))
+            found = [
+                point
+                for model in models
+                for point in _learned(
+                    name, model, foreign, rates.get(name), labels if own_tasks else {}, notes
+                )
+            ]
+        if name in known:
+            raise ValueError(
+                f"codecs: two are called {name!r}: give one another name, as in {{other: {source}}}"
+            )
+        known.add(name)
+        if isinstance(found, Skipped):
+            skipped.append(found)
+        else:
+            points += found
+    if unknown := sorted(set(rates) - known):
+        raise ValueError(
+            f"rates names {unknown}, which are no codecs of this call; there are {sorted(known)}"
+        )
+    return points, skipped, list(dict.fromkeys(notes))
+
+
+def _named(entry: str | Mapping[str, str], where: str) -> tuple[str | None, str]:
+    if isinstance(entry, str):
+        return None, entry
+    if isinstance(entry, Mapping) and len(entry) == 1:
+        ((name, source),) = entry.items()
+        return str(name), str(source)
+    raise ValueError(f"{where} holds {entry!r}: each entry must be a name or a path, or {{NAME: PATH}}")
+
+
+def _standard(
+    name: str, yaml: Path, heads: Sequence[Head], rates: Sequence[float] | None, scales: Sequence[float]
+) -> list[Point] | Skipped:
+    settings = OmegaConf.to_container(OmegaConf.load(yaml), resolve=True)
+    codec: Codec = construct(settings)
+    if any(True for _ in codec.parameters()):
+        raise ValueError(f"codecs: {yaml.stem} is a learned codec, here untrained: give the folder of a run")
+    if not isinstance(codec, StandardCodec):
+        return [Point(name, codec.eval(), heads=heads, settings=settings)]
+    try:
+        codec.check_available()
+    except MissingEncoder as error:
+        return Skipped(name, str(error))
+    points = []
+    for scale in scales:
+        scaled = codec if scale == 1 else Downscaled(codec, scale=scale)
+        for rate in _checked_rates(name, codec, rates):
+            points.append(
+                Point(
+                    name,
+                    scaled.eval(),
+                    rate=rate,
+                    shown_rate=rate,
+                    scale=scale,
+                    heads=heads,
+                    settings=settings,
+                    about=scaled.about(),
+                )
+            )
+    return points
+
+
+def _learned(
+    name: str,
+    model: Pretrained,
+    foreign: Sequence[Head],
+    rates: Sequence[float] | None,
+    labels: Mapping[str, Any],
+    notes: list[str],
+) -> list[Point]:
+    config = model.config
+    heads = []
+    for task_name, task in model.tasks.items():
+        if problem := _misfit(task, labels):
+            if labels:
+                notes.append(f"{name}: its own task {task_name!r} is left out: {problem}")
+            continue
+        heads.append(Head(task_name, OWN, task))
+    own = {weights(head.task) for head in heads}
+    heads += [head for head in foreign if weights(head.task) not in own]
+    values: Sequence[float | None] = _checked_rates(name, model.codec, rates) if model.codec.rates else [None]
+    lmbda = config.get("lmbda")
+    return [
+        Point(
+            name,
+            model.codec,
+            rate=rate,
+            shown_rate=rate
+            if rate is not None
+            else (float(lmbda) if isinstance(lmbda, int | float) else None),
+            seed=int(config.get("seed") or 0),
+            heads=heads,
+            settings={"codec": config["codec"]},
+        )
+        for rate in values
+    ]
+
+
+def _checked_rates(name: str, codec: Codec, rates: Sequence[float] | None) -> list[float]:
+    if rates is None:
+        return list(codec.rates)
+    low, high = min(codec.rates), max(codec.rates)
+    if wrong := [rate for rate in rates if not low <= rate <= high]:
+        raise ValueError(f"rates.{name} holds {wrong}, must be within {low:g}..{high:g}")
+    return [float(rate) for rate in rates]
+
+
+def _runs(path: Path) -> list[Path]:
+    """A run, checkpoint or export itself; or all finished runs below a folder."""
+    if not path.exists():
+        names = sorted(p.stem for p in CODECS.glob("*.yaml"))
+        raise ValueError(f"codecs: {path} is no path and no codec of configs/codec; there are {names}")
+    if path.is_file() or is_run(path) or (path / "model.safetensors").is_file():
+        return [path]
+    found = sorted(p.parent for p in path.rglob("summary.json") if is_run(p.parent))
+    if not found:
+        raise ValueError(f"codecs: {path} holds no finished run: a run folder has config.yaml and stages/")
+    return found
+
+
+def _foreign_heads(entries: Sequence[str | Mapping[str, str]], labels: Mapping[str, Any]) -> list[Head]:
+    sources: list[_Source] = []
+    heads: list[Head] = []
+    for entry in entries:
+        label, source = _named(entry, "tasks")
+        path, colon, chosen = source.rpartition(":")
+        if not colon or not Path(path).exists():
+            path, chosen = source, ""
+        model = load(path, tasks=[chosen] if chosen else None)
+        label = label or str(model.config["name"])
+        if label == OWN:
+            raise ValueError(
+                f"tasks: {OWN!r} is kept for heads trained with the codec: call {source} otherwise"
+            )
+        if any(s.label == label and s.model.source != model.source for s in sources):
+            raise ValueError(f"tasks: two runs are called {label!r}: name them, as in {{other: {source}}}")
+        sources.append(_Source(label, model))
+        if not model.tasks:
+            raise ValueError(f"tasks: {path} has no trained heads")
+        for name, task in model.tasks.items():
+            if problem := _misfit(task, labels):
+                raise ValueError(f"tasks: {label}:{name} cannot be judged on this data set: {problem}")
+            heads.append(Head(name, label, task.eval(), model.codec))
+    if len(keys := [(head.source, head.name) for head in heads]) > len(set(keys)):
+        raise ValueError(f"tasks names a head twice: {sorted(keys)}")
+    return heads
+
+
+def _misfit(task: Any, labels: Mapping[str, Any]) -> str | None:
+    if task.target not in labels:
+        return f"it needs the label {task.target!r}, the data set has {sorted(labels) or 'none'}"
+    label = labels[task.target]
+    if (label.kind, tuple(label.names)) != (task.label.kind, tuple(task.label.names)):
+        return (
+            f"it learned {task.label.kind} of {list(task.label.names)}, the data set has {list(label.names)}"
+        )
+    return None

@@ -1,0 +1,81 @@
+"""Which row of a scale table codes a symbol of a given scale."""
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from compressai.models.base import SCALES_LEVELS, SCALES_MAX, SCALES_MIN
+from torch import Tensor
+
+from models.entropy import rans
+
+Rounding = Literal["nearest", "up"]
+SCALE_MIN, SCALE_MAX, SCALE_LEVELS = 0.11, 256.0, 160
+"""Range of the scale table, and its size: 160 levels in log scale cost 0.02 % over exact scales (64 cost 0.2-0.4 %)."""
+
+
+def fine_table() -> list[float]:
+    """``SCALE_LEVELS`` scales, evenly spaced in log scale."""
+    return (
+        torch.linspace(math.log(SCALE_MIN), math.log(SCALE_MAX), SCALE_LEVELS, dtype=torch.float64)
+        .exp()
+        .tolist()
+    )
+
+
+def compressai_table() -> Tensor:
+    """CompressAI's 64 scales, whatever the default dtype is."""
+    return torch.linspace(
+        math.log(SCALES_MIN), math.log(SCALES_MAX), SCALES_LEVELS, dtype=torch.float32
+    ).exp()
+
+
+class ScaleIndex:
+    """Rounds scales to a table.
+
+    Args:
+        rounding: ``"nearest"`` in log scale, the cheapest in bits; ``"up"`` to the next larger scale of the table, as
+            CompressAI does, for streams that CompressAI reads or wrote.
+
+    Borders are geometric means of the table's float32 entries: one multiplication and one square root, which IEEE 754
+    rounds alike on every machine.
+    """
+
+    def __init__(self, rounding: Rounding = "nearest"):
+        if rounding not in ("nearest", "up"):
+            raise ValueError(f"rounding={rounding!r} must be 'nearest' or 'up'")
+        self.rounding = rounding
+        self._known: tuple[Tensor, int, np.ndarray, np.ndarray, int] | None = None
+
+    def __call__(self, scale: Tensor, table: Tensor) -> Tensor:
+        """Rows of the table.
+
+        Args:
+            scale: float64, any shape; what lies outside the table gets its first or last row.
+            table: ascending scales, (rows,), 65535 at most.
+
+        Returns:
+            int64, shape and device of ``scale``.
+        """
+        borders, cells, lowest = self._search(table)
+        values = scale.detach().cpu().contiguous().numpy().reshape(-1)
+        rows = np.empty(values.size, np.uint16)
+        rans.find_rows(values, borders, cells, lowest, rows)
+        return torch.from_numpy(rows).to(scale.device, torch.int64).reshape(scale.shape)
+
+    def _search(self, table: Tensor) -> tuple[np.ndarray, np.ndarray, int]:
+        if self._known is None or self._known[0] is not table or self._known[1] != table._version:
+            scales = table.detach().cpu().numpy().astype(np.float64)
+            inner = scales[:-1] if self.rounding == "up" else np.sqrt(scales[:-1] * scales[1:])
+            ends = inner[[0, -1]].view(np.int64) >> rans.CELL_SHIFT if inner.size else np.zeros(2, np.int64)
+            lower_ends = (np.arange(ends[0], ends[1] + 1) << rans.CELL_SHIFT).view(np.float64)
+            cells = np.searchsorted(inner, lower_ends).astype(np.uint16)
+            self._known = table, table._version, np.append(inner, np.inf), cells, int(ends[0])
+        return self._known[2:]
+
+    def __deepcopy__(self, memo: dict) -> "ScaleIndex":
+        return ScaleIndex(self.rounding)
+
+    def __reduce__(self) -> tuple:
+        return ScaleIndex, (self.rounding,)

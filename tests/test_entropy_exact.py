@@ -1,0 +1,289 @@
+"""Encoder and decoder agree on every integer, whatever computes them; CompressAI's models code as CompressAI does."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.bitstream import BitstreamError
+from models.codecs.base import Codec
+from models.codecs.compressai import CompressAICodec
+from models.codecs.hyperprior import MeanScaleHyperprior
+from models.entropy.compressai_models import put, take
+from models.entropy.exact import Exact
+from models.entropy.serial_context import wavefronts
+from models.outputs import Bitstream
+
+ARCHITECTURES = {
+    "bmshj2018-factorized": {"N": 8, "M": 12},
+    "bmshj2018-factorized-relu": {"N": 8, "M": 12},
+    "bmshj2018-hyperprior": {"N": 8, "M": 12},
+    "mbt2018-mean": {"N": 8, "M": 12},
+    "mbt2018": {"N": 8, "M": 12},
+    "cheng2020-anchor": {"N": 8},
+    "cheng2020-attn": {"N": 8},
+    "cheng2020-anchor-checkerboard": {"N": 8},
+    "elic2022-official": {"N": 8, "M": 12, "groups": [4, 8]},
+    "elic2022-chandelier": {"N": 8, "M": 12, "groups": [4, 4, 4]},
+}
+
+
+def lively(codec: Codec) -> Codec:
+    """An untrained codec whose latents and parameters spread over many symbols and scales."""
+    for name, parameter in codec.named_parameters():
+        if parameter.dim() == 4:
+            parameter.data.mul_(1.6 if "g_a" in name else 1.5)
+        elif name.endswith("g_a.6.bias"):
+            parameter.data.mul_(20)
+    return codec.eval()
+
+
+def wrapped(architecture: str, **options: str) -> CompressAICodec:
+    torch.manual_seed(0)
+    return lively(CompressAICodec(architecture, ARCHITECTURES[architecture], **options))
+
+
+def own() -> Codec:
+    torch.manual_seed(0)
+    return lively(MeanScaleHyperprior(8, 12))
+
+
+@pytest.fixture
+def pictures() -> Tensor:
+    return torch.rand(2, 3, 64, 128, generator=torch.Generator().manual_seed(2))
+
+
+# -- integer-valued arithmetic -------------------------------------------------------------------------------------
+
+
+LAYERS = {
+    "conv": lambda: nn.Conv2d(96, 40, 5, padding=2),
+    "strided": lambda: nn.Conv2d(96, 40, 3, stride=2, padding=1),
+    "transposed": lambda: nn.ConvTranspose2d(96, 40, 5, stride=2, padding=2, output_padding=1),
+    "pointwise": lambda: nn.Conv2d(96, 40, 1),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(LAYERS))
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
+def test_sums_are_the_same_in_any_order(kind: str, scale: float) -> None:
+    torch.manual_seed(0)
+    layer = LAYERS[kind]()
+    layer.weight.data.mul_(scale)
+    x = 30 * torch.randn(2, 96, 12, 20)
+    order = torch.randperm(96)
+    other = LAYERS[kind]()
+    other.load_state_dict(layer.state_dict())
+    channel = 0 if kind == "transposed" else 1
+    other.weight.data = layer.weight.data.index_select(channel, order)
+    expected = Exact()(layer, x)
+    assert expected.dtype == torch.float64
+    assert torch.equal(Exact()(other, x[:, order]), expected)
+    assert torch.equal(Exact()(layer, x[1:]), expected[1:])
+    assert torch.equal(Exact()(layer, x.to(memory_format=torch.channels_last)), expected)
+    # The control: floating point does depend on the order.
+    assert not torch.equal(layer(x), other(x[:, order]))
+    error = (expected - layer.double()(x.double())).abs().max()
+    assert error < 3e-3 * max(scale, 0.1)
+
+
+def test_exact_inputs_are_bounded() -> None:
+    layer = nn.Linear(3, 2)
+    out = Exact()(layer, torch.tensor([[1e30, -1e30, 0.0], [4096.0, -4096.0, 0.0]]))
+    assert torch.equal(out[0], out[1])
+
+
+def test_broken_weights_are_refused() -> None:
+    layer = nn.Conv2d(2, 2, 1)
+    layer.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="NaN or infinite weights"):
+        Exact()(layer, torch.zeros(1, 2, 1, 1))
+
+
+def test_exact_copies_notice_writes() -> None:
+    layer, exact = nn.Linear(2, 2), Exact()
+    exact(layer, torch.ones(1, 2))
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.bias.zero_()
+    assert not exact(layer, torch.ones(1, 2)).any()
+
+
+# -- the same symbols on every path ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def by_channels_last(codec: Codec) -> None:
+    for module in codec.modules():
+        # A 1x1 convolution of stride 2 on RGB crashes torch 2.15 in channels_last.
+        if isinstance(module, nn.Conv2d) and module.in_channels > 3:
+            module.to(memory_format=torch.channels_last)
+
+
+PATHS: dict[str, Callable] = {
+    "two threads": lambda: threads(2),
+    "bf16 autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "oneDNN off": lambda: torch.backends.mkldnn.flags(enabled=False),
+    "float64 default": lambda: default_dtype(torch.float64),
+    "bf16 default": lambda: default_dtype(torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("name", ["own", *ARCHITECTURES])
+def test_every_path_reads_and_writes_for_the_plain_one(name: str, pictures: Tensor) -> None:
+    """A star around the plain path: what either writes, the other decodes to the same latents, bit for bit."""
+
+    def fresh() -> Codec:
+        return own() if name == "own" else wrapped(name)
+
+    plain = fresh()
+    alone = [plain.compress(picture[None])[0] for picture in pictures]
+    expected = torch.cat([plain.decompress([b], want=("latents",)).latents["y_hat"] for b in alone])
+    assert expected.unique().numel() > 2
+    together = plain.decompress(alone, want=("latents",)).latents["y_hat"]
+    assert torch.equal(together, expected)
+    files = [plain.serialise(b) for b in alone]
+    for path, entered in PATHS.items():
+        other = fresh()
+        with entered():
+            read = other.decompress([other.parse(f) for f in files], want=("latents",)).latents["y_hat"]
+            assert torch.equal(read, expected), path
+            written = other.compress(pictures)
+            own_read = other.decompress(written, want=("latents",)).latents["y_hat"]
+        assert torch.equal(plain.decompress(written, want=("latents",)).latents["y_hat"], own_read), path
+    other = fresh()
+    by_channels_last(other)
+    assert torch.equal(other.decompress(alone, want=("latents",)).latents["y_hat"], expected)
+
+
+@pytest.mark.parametrize("name", ["own", "mbt2018", "elic2022-official"])
+def test_an_encoder_whose_networks_differ_is_told(name: str, pictures: Tensor) -> None:
+    """Without the container's check of weights: what a wrong kernel in the decoder would do."""
+    codec = own() if name == "own" else wrapped(name)
+    (bitstream,) = codec.compress(pictures[:1])
+    h_s = next(module for path, module in codec.named_modules() if path.endswith("h_s"))
+    last = [layer for layer in h_s.modules() if hasattr(layer, "weight")][-1]
+    with torch.no_grad():
+        last.bias.add_(0.2)
+    with pytest.raises(BitstreamError, match="differ from the encoder's|no encoder writes"):
+        codec.decompress([bitstream])
+
+
+@pytest.mark.parametrize("name", ["own", "mbt2018", "elic2022-official", "bmshj2018-factorized"])
+def test_harmed_strings_are_told_and_none_decodes(name: str, pictures: Tensor) -> None:
+    codec = own() if name == "own" else wrapped(name)
+    (bitstream,) = codec.compress(pictures[:1, :, :64, :64])
+    string = bitstream.strings["base"]
+    generator = torch.Generator().manual_seed(0)
+    passed = 0
+    for trial in range(40):
+        harmed = bytearray(string)
+        if trial % 2:
+            bit = int(torch.randint(8 * len(string), (), generator=generator))
+            harmed[bit // 8] ^= 1 << bit % 8
+        else:
+            del harmed[int(torch.randint(len(string), (), generator=generator)) :]
+        try:
+            codec.decompress([Bitstream({"base": bytes(harmed)}, bitstream.size)], want=("latents",))
+            passed += 1
+        except BitstreamError:
+            pass
+    assert passed == 0
+
+
+# -- CompressAI's models -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_the_walk_codes_what_compressai_codes(architecture: str, pictures: Tensor) -> None:
+    """Same latents as CompressAI's own compress and decompress, in fewer bytes."""
+    codec = wrapped(architecture, rounding="up")
+    bitstreams = codec.compress(pictures)
+    mine = codec.decompress(bitstreams, want=("latents",)).latents["y_hat"]
+    seen: list[Tensor] = []
+    handle = codec.model.g_s.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        for picture, bitstream in zip(pictures, bitstreams, strict=True):
+            theirs = codec.model.compress(picture[None])
+            codec.model.decompress(theirs["strings"], theirs["shape"])
+            assert len(bitstream.strings["base"]) <= sum(len(string[0]) for string in theirs["strings"])
+    handle.remove()
+    # Parameters agree to fixed-point precision. A latent that lies within it of a border may round the other way, and
+    # its neighbours' parameters then move with it under a context.
+    difference = (mine - torch.cat(seen)).abs()
+    assert (difference < 2e-4).float().mean() > 0.75
+    assert (difference < 0.3).float().mean() > 0.98
+    assert mine.std() > 0.3
+
+
+def test_nearest_indexes_on_the_fine_table_take_fewer_bits(pictures: Tensor) -> None:
+    lengths = {}
+    for rounding in ("nearest", "up"):
+        codec = wrapped("mbt2018-mean", rounding=rounding)
+        lengths[rounding] = sum(len(b.strings["base"]) for b in codec.compress(pictures))
+        assert len(codec.model.gaussian_conditional.scale_table) == {"nearest": 160, "up": 64}[rounding]
+    assert lengths["nearest"] <= lengths["up"]
+
+
+def test_the_rule_of_rounding_is_part_of_the_model_s_id(pictures: Tensor) -> None:
+    nearest, up = wrapped("mbt2018-mean"), wrapped("mbt2018-mean", rounding="up")
+    up.model.gaussian_conditional.scale_table = nearest.model.gaussian_conditional.scale_table
+    assert nearest.model_id() != up.model_id()
+    with pytest.raises(BitstreamError, match="other weights"):
+        up.parse(nearest.serialise(nearest.compress(pictures[:1])[0]))
+
+
+def test_variable_rate_models_are_refused() -> None:
+    with pytest.raises(ValueError, match="variable-rate models are not supported"):
+        CompressAICodec("mbt2018-mean-vbr", {"N": 8, "M": 12})
+
+
+@pytest.mark.parametrize(("height", "width", "reach"), [(1, 1, 2), (5, 7, 2), (7, 4, 1), (3, 12, 2)])
+def test_wavefronts_hold_every_position_once_after_all_it_needs(height: int, width: int, reach: int) -> None:
+    step = torch.full((height, width), -1)
+    fronts = wavefronts(height, width, reach)
+    assert len(fronts) <= width + (reach + 1) * (height - 1)
+    for number, (rows, columns) in enumerate(fronts):
+        assert (step[rows, columns] == -1).all()
+        step[rows, columns] = number
+    assert (step >= 0).all()
+    for i in range(height):
+        for j in range(width):
+            above = [(i - a, j + b) for a in range(1, reach + 1) for b in range(-reach, reach + 1)]
+            left = [(i, j - b) for b in range(1, reach + 1)]
+            for k, m in above + left:
+                if 0 <= k < height and 0 <= m < width:
+                    assert step[k, m] < step[i, j]
+
+
+@pytest.mark.parametrize("height", [4, 5])
+def test_take_and_put_split_a_checkerboard(height: int) -> None:
+    x = torch.arange(2 * 3 * height * 6.0).reshape(2, 3, height, 6)
+    back = torch.zeros_like(x)
+    for parity in (0, 1):
+        half = take(x, parity)
+        for i in range(height):
+            assert torch.equal(half[..., i, :], x[..., i, (parity + i) % 2 :: 2])
+        put(back, half, parity)
+    assert torch.equal(back, x)
