@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import hydra
+import torch
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -139,6 +140,8 @@ def _check(plain: Mapping[str, Any]) -> None:
             raise ValueError(f"{key}={plain[key]} must be at least {least}")
     if not plain["codecs"]:
         raise ValueError("codecs is empty: name at least one, as in 'codecs=[jpeg]'")
+    if plain["device"] != "cpu" and not (plain["device"].startswith("cuda") and torch.cuda.is_available()):
+        raise ValueError(f"device={plain['device']} is not here: use cpu, or cuda on a machine that has it")
     if wrong := [scale for scale in plain["scales"] if not 0 < scale <= 1]:
         raise ValueError(f"scales holds {wrong}: each must be above 0 and at most 1, as in [1, 0.5]")
 

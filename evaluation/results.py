@@ -62,21 +62,21 @@ def table(rows: Sequence[Row], monitors: Mapping[str, str]) -> str:
         rows: from ``make_row``.
         monitors: {task: the metric to show}.
     """
-    head = [
-        "codec",
-        "rate",
-        "bpp",
-        "payload",
-        "PSNR",
-        *(f"{task} {metric}" for task, metric in monitors.items()),
+    scaled = any(row.get("scale", 1) != 1 for row in rows)
+    foreign = any(row["task_head"] not in (None, "own") for row in rows)
+    head = ["codec", *(["scale"] if scaled else []), *(["heads"] if foreign else [])]
+    lines = [
+        [*head, "rate", "bpp", "payload", "PSNR", *(f"{task} {metric}" for task, metric in monitors.items())]
     ]
-    lines = [head]
     for row in rows:
-        tasks = [_number(row["tasks"].get(f"{task}/{metric}"), 4) for task, metric in monitors.items()]
-        rate = "" if row["rate"] is None else f"{row['rate']:g}"
-        numbers = [_number(row["bpp"], 4), _number(row["bpp_payload"], 4), _number(row["psnr"], 2)]
-        lines.append([row["codec"], rate, *numbers, *tasks])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+        line = [row["codec"]]
+        line += [f"{row.get('scale', 1):g}"] if scaled else []
+        line += [row["task_head"] or ""] if foreign else []
+        line += ["" if row["rate"] is None else f"{row['rate']:g}"]
+        line += [_number(row["bpp"], 4), _number(row["bpp_payload"], 4), _number(row["psnr"], 2)]
+        line += [_number(row["tasks"].get(f"{task}/{metric}"), 4) for task, metric in monitors.items()]
+        lines.append(line)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = [
         "  ".join(
             cell.rjust(w) if i else cell.ljust(w)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.codecs.standard.downscaled import Downscaled
 from omegaconf import OmegaConf
 
 from datamodules.base import ImageDataModule, Split
@@ -14,6 +13,7 @@ from evaluation.points import OWN, Head, Point, weights
 from models.checkpoint import is_run
 from models.codecs.base import Codec
 from models.codecs.standard.base import MissingEncoder, StandardCodec
+from models.codecs.standard.downscaled import Downscaled
 from models.construct import construct
 from models.pretrained import Pretrained, load
 
@@ -177,17 +177,17 @@ def _learned(
     model: Pretrained,
     foreign: Sequence[Head],
     rates: Sequence[float] | None,
-    labels: Mapping[str, Any],
+    labels: Mapping[str, Any] | None,
     notes: list[str],
 ) -> list[Point]:
+    """``labels`` None: its own heads do not judge it."""
     config = model.config
     heads = []
-    for task_name, task in model.tasks.items():
+    for task_name, task in model.tasks.items() if labels is not None else ():
         if problem := _misfit(task, labels):
-            if labels:
-                notes.append(f"{name}: its own task {task_name!r} is left out: {problem}")
-            continue
-        heads.append(Head(task_name, OWN, task))
+            notes.append(f"{name}: its own task {task_name!r} is left out: {problem}")
+        else:
+            heads.append(Head(task_name, OWN, task))
     own = {weights(head.task) for head in heads}
     heads += [head for head in foreign if weights(head.task) not in own]
     values: Sequence[float | None] = _checked_rates(name, model.codec, rates) if model.codec.rates else [None]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class TaskOutput:
 class Task(nn.Module):
     """A head, its criterion and its metrics, on what the codec's decoder gives.
 
-    A subclass says which label ``kind`` it needs; implements ``criterion``, ``metrics``, ``illustrate``.
+    A subclass says which label ``kind`` it needs; implements ``criterion``, ``metrics``, ``illustrate``, ``describe``.
 
     Args:
         readable: everything this codec lets a task read, {name: spec} (``Codec.readable``).
@@ -140,3 +140,25 @@ class Task(nn.Module):
             uint8 (H, W, 3) picture, caption.
         """
         raise NotImplementedError
+
+    def describe(self, preds: Tensor) -> dict[str, Any]:
+        """One image's prediction for programs, as plain JSON.
+
+        Args:
+            preds: this image's predictions, without the batch dimension.
+
+        Returns:
+            Names instead of indices; probabilities and shares in [0, 1]; places in pixels of the image.
+        """
+        raise NotImplementedError
+
+    def label_map(self, preds: Tensor) -> tuple[np.ndarray, np.ndarray] | None:
+        """One image's prediction as a map of classes, for tasks that have one.
+
+        Args:
+            preds: this image's predictions, without the batch dimension.
+
+        Returns:
+            Class of every pixel, uint8 (H, W), and the colours to show them in, uint8 (classes, 3); or ``None``.
+        """
+        return None

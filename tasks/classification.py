@@ -1,6 +1,7 @@
 """Classification: one class for each image."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from tasks.cross_entropy import cross_entropy_sum, weights_of_classes
 
 TOP5_ABOVE = 10
 """Classes from which on ``top5`` is worth a column."""
+NUM_DESCRIBED = 5
+"""Most probable classes that ``describe`` names."""
 
 
 class Classification(Task):
@@ -86,3 +89,13 @@ class Classification(Task):
             guess,
             self.label.missing,
         ) else f"{names[guess]} (is {names[truth]})"
+
+    def describe(self, preds: Tensor) -> dict[str, Any]:
+        """``{"class", "probability", "top5": [{"class", "probability"}, ...]}``, most probable first."""
+        names = self.label.names
+        values, indices = preds.float().softmax(0).topk(min(NUM_DESCRIBED, len(names)))
+        top = [
+            {"class": names[index], "probability": round(value, 6)}
+            for value, index in zip(values.tolist(), indices.tolist(), strict=True)
+        ]
+        return {**top[0], "top5": top}

@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,6 +84,18 @@ class Segmentation(Task):
             return picture, "no label"
         miou = self.metrics()["miou"].to(preds.device)(guess[None], target[None].to(torch.int64))
         return picture, f"mIoU {miou:.2f}"
+
+    def describe(self, preds: Tensor) -> dict[str, Any]:
+        """``{"shares": {class: share of the image's pixels}}``, largest first; classes without a pixel are left out."""
+        names = self.label.names
+        shares = torch.bincount(preds.argmax(0).flatten(), minlength=len(names)).double() / preds[0].numel()
+        order = shares.argsort(descending=True, stable=True).tolist()
+        return {"shares": {names[i]: round(shares[i].item(), 6) for i in order if shares[i] > 0}}
+
+    def label_map(self, preds: Tensor) -> tuple[np.ndarray, np.ndarray] | None:
+        """See ``Task``."""
+        guess = preds.argmax(0).to(torch.uint8).cpu().numpy()
+        return guess, np.round(_palette(len(self.label.names))).astype(np.uint8)
 
 
 def _palette(num_classes: int) -> np.ndarray:

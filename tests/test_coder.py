@@ -187,10 +187,10 @@ def test_scale_index_is_the_nearest_in_log_scale() -> None:
     scale = torch.logspace(-3, 4, 20_001, dtype=torch.float64)
     levels = table.double()
     nearest = (scale[:, None].log() - levels.log()).abs().argmin(1)
-    assert torch.equal(ScaleIndex()(scale, table), nearest)
+    assert torch.equal(ScaleIndex()(scale, table).long(), nearest)
     borders = (levels[:-1] * levels[1:]).sqrt()
     for shift, offset in ((1 - 1e-12, 0), (1 + 1e-12, 1)):
-        assert torch.equal(ScaleIndex()(borders * shift, table), torch.arange(159) + offset)
+        assert torch.equal(ScaleIndex()(borders * shift, table).long(), torch.arange(159) + offset)
     odd = torch.tensor([-1.0, 0.0, -math.inf, math.inf], dtype=torch.float64)
     assert ScaleIndex()(odd, table).tolist() == [0, 0, 0, 159]
     assert 0 <= ScaleIndex()(odd[:1] * math.nan, table).item() < 160

@@ -22,6 +22,7 @@ from models.entropy.rounding import round_ste
 from models.entropy.scale_index import Rounding, compressai_table, fine_table
 from models.entropy.stream import Reader, Writer
 from models.outputs import CodecOutput, LatentSpec
+from models.tiling import reach
 
 
 class CompressAICodec(Codec):
@@ -87,6 +88,12 @@ class CompressAICodec(Codec):
         self.latents = {"y_hat": LatentSpec("map", channels, "base", stride=latent_stride)}
         self.stride = max(latent_stride, 64)
 
+    @property
+    def receptive_field(self) -> int | None:
+        """How far beyond a tile g_a and g_s look, in pixels."""
+        spec = self.latents["y_hat"]
+        return reach(self.model.g_a, self.model.g_s, latent_channels=spec.channels, stride=spec.stride)
+
     def foreign_weights(self) -> dict[str, dict[str, Tensor]]:
         """The wrapped model's own checkpoint."""
         return {FILE: state_for_compressai(self.model)}
@@ -111,7 +118,8 @@ class CompressAICodec(Codec):
         with (
             _hooks(self.model.g_a.register_forward_hook(see_y)),
             _keyed(self.model, keys, self.training),
-            _hooks(self.model.g_s.register_forward_pre_hook(see_y_hat)),
+            # First of all: before an accelerated g_s rounds its input.
+            _hooks(self.model.g_s.register_forward_pre_hook(see_y_hat, prepend=True)),
         ):
             result = self.model(x)
         likelihoods = result["likelihoods"]

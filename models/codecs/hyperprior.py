@@ -13,6 +13,7 @@ from models.entropy.factorized import Factorized
 from models.entropy.hyperprior import Hyperprior
 from models.entropy.latent_codec import LatentCodec
 from models.outputs import CodecOutput, LatentSpec
+from models.tiling import reach
 from models.transforms import convolutional
 
 
@@ -55,6 +56,12 @@ class TransformCodec(Codec):
         self.g_a, self.g_s, self.latent_codec = g_a, g_s, latent_codec
         self.stride, self.latent_stride, self.quantise = stride, latent_stride, quantise
         self.latents = {"y_hat": LatentSpec("map", latent_channels, "base", stride=latent_stride)}
+
+    @property
+    def receptive_field(self) -> int | None:
+        """How far beyond a tile g_a and g_s look, in pixels: 32 for four stages of 5x5 convolutions."""
+        spec = self.latents["y_hat"]
+        return reach(self.g_a, self.g_s, latent_channels=spec.channels, stride=self.latent_stride)
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
         y = self._analyse(x)

@@ -51,5 +51,5 @@ class Factorized(LatentCodec):
 
 
 def channel_rows(count: int, channels: int, shape: tuple[int, int]) -> Tensor:
-    """The table row of every symbol where each channel has its own: int64 (count, channels, h, w)."""
-    return torch.arange(channels)[None, :, None, None].expand(count, channels, *shape)
+    """The table row of every symbol where each channel has its own: int16 (count, channels, h, w)."""
+    return torch.arange(channels, dtype=torch.int16)[None, :, None, None].expand(count, channels, *shape)

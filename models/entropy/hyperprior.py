@@ -56,7 +56,7 @@ class Hyperprior(LatentCodec):
         z = self.hyper(self.h_a(y), keys)
         if keys is None:
             mean, index = self.entropy_parameters(z.y_hat)
-            mean, scale = mean.to(y.dtype), self.gaussian_conditional.scale_table[index]
+            mean, scale = mean.to(y.dtype), self.gaussian_conditional.scale_table[index.long()]
         else:
             scale, mean = self.h_s(z.y_hat).chunk(2, dim=1)
         y_hat = round_ste(y - mean) + mean
@@ -72,7 +72,7 @@ class Hyperprior(LatentCodec):
             z_hat: decoded hyper-latent (B, N, h/stride, w/stride).
 
         Returns:
-            Means, float64 (B, M, h, w), and int64 indexes into the scale table, same shape.
+            Means, float64 (B, M, h, w), and int16 indexes into the scale table, same shape.
         """
         scale, mean = self._exact_h_s(self.h_s, z_hat).chunk(2, dim=1)
         return mean, self._scale_index(scale, self.gaussian_conditional.scale_table)

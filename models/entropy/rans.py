@@ -205,6 +205,8 @@ def find_rows(
     for i in range(values.size):
         cell = (bits[i] >> CELL_SHIFT) - lowest
         row = np.int64(cells[min(max(cell, 0), last)])
+        # A cell seldom holds two borders: this addition spares a branch that cannot be foreseen.
+        row += borders[row] < values[i]
         while borders[row] < values[i]:
             row += 1
         rows[i] = row

@@ -53,16 +53,16 @@ class ScaleIndex:
 
         Args:
             scale: float64, any shape; what lies outside the table gets its first or last row.
-            table: ascending scales, (rows,), 65535 at most.
+            table: ascending scales, (rows,), 32767 at most.
 
         Returns:
-            int64, shape and device of ``scale``.
+            int16, shape and device of ``scale``.
         """
         borders, cells, lowest = self._search(table)
         values = scale.detach().cpu().contiguous().numpy().reshape(-1)
-        rows = np.empty(values.size, np.uint16)
-        rans.find_rows(values, borders, cells, lowest, rows)
-        return torch.from_numpy(rows).to(scale.device, torch.int64).reshape(scale.shape)
+        rows = np.empty(values.size, np.int16)
+        rans.find_rows(values, borders, cells, lowest, rows.view(np.uint16))
+        return torch.from_numpy(rows).to(scale.device).reshape(scale.shape)
 
     def _search(self, table: Tensor) -> tuple[np.ndarray, np.ndarray, int]:
         if self._known is None or self._known[0] is not table or self._known[1] != table._version:

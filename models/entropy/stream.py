@@ -117,4 +117,4 @@ def in_threads(function: Callable[[A], B], items: Iterable[A]) -> list[B]:
 
 
 def _numpy(rows: Tensor) -> np.ndarray:
-    return rows.cpu().numpy().astype(np.uint16)
+    return rows.to("cpu", torch.int16).numpy().view(np.uint16)

@@ -1,0 +1,295 @@
+"""Decode mutated .bif files by the hundred thousand: a clear error or the very same picture, nothing else.
+
+    python -m benchmarks.fuzz --files 100000 --seconds 600
+
+Every codec is fuzzed in a process of its own, which is watched: a crash, a file that takes longer than ``HANG_SECONDS``
+or memory beyond ``MEMORY_BOUND`` is seen, blamed on its file, and the rest goes on in a new process. A file depends on
+its seed and number alone: ``--codec NAME --first NUMBER --files 1`` repeats one.
+"""
+
+import argparse
+import json
+import mmap
+import resource
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.mutations import FORGERIES, mutate
+from models.bitstream import BitstreamError
+from models.codecs.base import Codec
+from models.codecs.compressai import CompressAICodec
+from models.codecs.hyperprior import MeanScaleHyperprior
+from models.outputs import CodecOutput
+
+HANG_SECONDS = 20.0
+"""For one file, on a machine that does other things too; a decode takes some milliseconds."""
+MEMORY_BOUND = 256 << 20
+"""Growth of the process over what it needs for whole files; pictures have at most ``MAX_PIXELS`` here."""
+MAX_PIXELS = 128 * 128
+SIZES = ((40, 56), (40, 56), (16, 24))
+
+
+def hyperprior() -> Codec:
+    """The project's own."""
+    return MeanScaleHyperprior(8, 12, num_stages=3)
+
+
+def compressai_mean_scale() -> Codec:
+    """CompressAI's mean-scale hyperprior."""
+    return CompressAICodec("mbt2018-mean", {"N": 8, "M": 12})
+
+
+def compressai_autoregressive() -> Codec:
+    """CompressAI's joint autoregressive model, decoded position by position."""
+    return CompressAICodec("mbt2018", {"N": 8, "M": 12})
+
+
+def two_layers() -> Codec:
+    """The scalable toy of the tests: three strings, of which later ones may be missing."""
+    from tests.conftest import TwoLayers
+
+    return TwoLayers()
+
+
+CODECS: dict[str, Callable[[], Codec]] = {
+    make.__name__: make for make in (hyperprior, compressai_mean_scale, compressai_autoregressive, two_layers)
+}
+
+
+class Fuzzer:
+    """One codec, some whole files of it, and what they decode to.
+
+    Args:
+        name: of the codec, a key of ``CODECS``.
+        seed: of weights, pictures and mutations.
+    """
+
+    def __init__(self, name: str, seed: int = 0):
+        torch.manual_seed(seed)
+        self.codec, self.seed = CODECS[name]().eval(), seed
+        for path, module in self.codec.transforms().items():
+            if path == "g_a":
+                # As in a trained codec, most latents are not zero.
+                [*(m for m in module.modules() if isinstance(m, torch.nn.Conv2d))][-1].weight.data.mul_(30)
+        self.codec.max_pixels = MAX_PIXELS
+        pictures = [torch.rand(1, 3, *size) for size in SIZES]
+        self.files = [self.codec.serialise(self.codec.compress(picture)[0]) for picture in pictures]
+        self.decoded = [self._decode(data) for data in self.files]
+
+    def try_file(self, number: int) -> tuple[str, str, str]:
+        """Decode one mutated file.
+
+        Returns:
+            Name of the mutation; ``"error"``, ``"same"``, ``"other"`` (a forgery that is a file of another picture) or
+            ``"failure"``; and details.
+        """
+        mutation, data = mutate(np.random.default_rng((self.seed, number)), self.files)
+        try:
+            output = self._decode(data)
+        except BitstreamError as error:
+            clear = str(error) and "\n" not in str(error)
+            return mutation.__name__, "error" if clear else "failure", f"unclear message {error!s:.80}"
+        except Exception as error:
+            return (
+                mutation.__name__,
+                "failure",
+                f"{type(error).__name__} instead of BitstreamError: {error!s:.200}",
+            )
+        if any(_same(output, whole) for whole in self.decoded):
+            return mutation.__name__, "same", ""
+        forged = mutation in FORGERIES
+        return mutation.__name__, "other" if forged else "failure", "a picture from a damaged file"
+
+    def _decode(self, data: bytes) -> CodecOutput:
+        return self.codec.decompress([self.codec.parse(data)])
+
+
+def _same(output: CodecOutput, whole: CodecOutput) -> bool:
+    """Whether all that was decoded is what the whole file gives; later layers and parts of the border may lack."""
+
+    def symbols(decoded: CodecOutput) -> dict[str, Tensor]:
+        return decoded.latents | {k: v for k, v in decoded.extras.items() if isinstance(v, Tensor)}
+
+    ours, theirs = symbols(output), symbols(whole)
+    return bool(ours) and all(k in theirs and torch.equal(v, theirs[k]) for k, v in ours.items())
+
+
+def fuzz(name: str, *, first: int = 0, files: int, seconds: float = 600.0, seed: int = 0) -> dict[str, Any]:
+    """Fuzz one codec in processes that are watched.
+
+    Args:
+        name: a key of ``CODECS``.
+        first: number of the first file.
+        files: how many.
+        seconds: stop after so many, whatever is left.
+        seed: of everything.
+
+    Returns:
+        ``{"codec", "seed", "files", "error", "same", "other", "failure", "by_mutation", "failures": [...], "seconds",
+        "peak_growth_mb"}``; ``files`` is how many were really tried.
+    """
+    start, end, number = time.monotonic(), first + files, first
+    counts: Counter[str] = Counter()
+    failures: list[dict[str, Any]] = []
+    growth = 0
+    while number < end and time.monotonic() - start < seconds:
+        left = seconds - (time.monotonic() - start)
+        with tempfile.TemporaryDirectory() as folder:
+            part = _watched(name, number, end - number, left, seed, Path(folder))
+        counts.update(part["counts"])
+        failures += part["failures"]
+        growth = max(growth, part["growth"])
+        number = part["next"]
+    tried = number - first
+    outcomes = {
+        key: sum(n for k, n in counts.items() if k.endswith(f"/{key}"))
+        for key in ("error", "same", "other", "failure")
+    }
+    return {
+        "codec": name,
+        "seed": seed,
+        "files": tried,
+        **outcomes,
+        "by_mutation": dict(sorted(counts.items())),
+        "failures": failures[:20],
+        "seconds": round(time.monotonic() - start, 1),
+        "peak_growth_mb": round(growth / 2**20, 1),
+    }
+
+
+def _watched(name: str, first: int, files: int, seconds: float, seed: int, folder: Path) -> dict[str, Any]:
+    """One process; ends with its files, its time, or the file that broke it."""
+    (folder / "at").write_bytes(bytes(8))
+    arguments = ["--worker", str(folder), "--codec", name, "--first", str(first), "--files", str(files)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.fuzz",
+        *arguments,
+        "--seed",
+        str(seed),
+        "--seconds",
+        str(seconds),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    seen, since = -1, time.monotonic()
+    while process.poll() is None:
+        time.sleep(0.1)
+        (at,) = struct.unpack("<q", (folder / "at").read_bytes())
+        if at != seen:
+            seen, since = at, time.monotonic()
+        elif at and time.monotonic() - since > HANG_SECONDS:
+            # Before the first file (0), it is still importing and building tables.
+            process.kill()
+            break
+    stderr = process.communicate()[1]
+    if process.returncode == 0:
+        return json.loads((folder / "result").read_text())
+    (at,) = struct.unpack("<q", (folder / "at").read_bytes())
+    if not at:
+        raise RuntimeError(f"the fuzzed process failed before its first file: {stderr[-500:]}")
+    # What it had counted until then is lost but for this file: count the ones before as errors would hide failures.
+    what = "hang" if process.returncode == -9 else f"crash (status {process.returncode})"
+    broken = {"codec": name, "number": at - 1, "what": what, "details": stderr[-300:]}
+    return {"counts": {"process/failure": 1}, "failures": [broken], "growth": 0, "next": at}
+
+
+def _work(name: str, first: int, files: int, seconds: float, seed: int, folder: Path) -> None:
+    """Inside the process: number of the file at work, plus 1, in ``at``; what came out, in ``result``."""
+    torch.set_num_threads(1)
+    start = time.monotonic()
+    fuzzer = Fuzzer(name, seed)
+    before = _peak_memory()
+    counts: Counter[str] = Counter()
+    failures: list[dict[str, Any]] = []
+    number = first
+    with open(folder / "at", "r+b") as file, mmap.mmap(file.fileno(), 8) as at:
+        while number < first + files and time.monotonic() - start < seconds:
+            at[:] = struct.pack("<q", number + 1)
+            peak = _peak_memory()
+            mutation, outcome, details = fuzzer.try_file(number)
+            if _peak_memory() - max(peak, before) > MEMORY_BOUND:
+                outcome, details = "failure", f"{(_peak_memory() - peak) >> 20} MB more memory"
+            counts[f"{mutation}/{outcome}"] += 1
+            if outcome == "failure":
+                failures.append({"codec": name, "number": number, "what": mutation, "details": details})
+            number += 1
+    result = {"counts": counts, "failures": failures, "growth": _peak_memory() - before, "next": number}
+    (folder / "result").write_text(json.dumps(result))
+
+
+def _peak_memory() -> int:
+    """Of this process, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def run(
+    files: int, seconds: float, *, first: int = 0, seed: int = 0, codecs: Sequence[str] = tuple(CODECS)
+) -> list[dict[str, Any]]:
+    """Rows for the record: all codecs, the files divided among them.
+
+    Args:
+        files: in all.
+        seconds: in all; what one codec leaves goes to the next.
+        first: number of each codec's first file.
+        seed: of everything.
+        codecs: which.
+    """
+    start, rows = time.monotonic(), []
+    for position, name in enumerate(codecs):
+        left = len(codecs) - position
+        share = -(-(files - sum(row["files"] for row in rows)) // left)
+        rows.append(
+            fuzz(
+                name,
+                first=first,
+                files=share,
+                seconds=(seconds - (time.monotonic() - start)) / left,
+                seed=seed,
+            )
+        )
+    return rows
+
+
+def figures(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """The record's figures: ``fuzz_files`` and ``fuzz_failures``."""
+    return {
+        "fuzz_files": sum(row["files"] for row in rows),
+        "fuzz_failures": sum(row["failure"] for row in rows),
+    }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--files", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--codec", choices=list(CODECS))
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker is not None:
+        _work(options.codec, options.first, options.files, options.seconds, options.seed, options.worker)
+        return
+    codecs = tuple(CODECS) if options.codec is None else (options.codec,)
+    rows = run(options.files, options.seconds, first=options.first, seed=options.seed, codecs=codecs)
+    for row in rows:
+        print(json.dumps(row))
+    print(json.dumps(figures(rows)))
+    sys.exit(2 if figures(rows)["fuzz_failures"] else 0)
+
+
+if __name__ == "__main__":
+    main()

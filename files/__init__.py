@@ -1,0 +1,1 @@
+"""What ``codec.py`` does with files: find, read, code, analyse, write."""

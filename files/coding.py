@@ -1,0 +1,182 @@
+"""Picture files to a codec's files, and back."""
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from files import batch
+from files.outputs import targets, write_whole
+from files.pictures import WHITE, read_picture, to_png
+from files.sources import Source
+from models.bitstream import MAX_PIXELS, check_pixels
+from models.codecs.base import Codec
+from models.codecs.target_rate import rate_for_bpp
+from models.outputs import Bitstream
+from models.tiling import tiled
+
+
+@dataclass(frozen=True)
+class Options:
+    """What both directions share.
+
+    Attributes:
+        overwrite: replace outputs that exist; else their inputs are skipped.
+        workers: see ``batch.run``.
+        tile: side of the tiles that the transforms run in, in pixels; ``None`` for the whole picture at once.
+        max_pixels: of a picture.
+    """
+
+    overwrite: bool = False
+    workers: int | None = None
+    tile: int | None = None
+    max_pixels: int = MAX_PIXELS
+
+
+def compress(
+    codec: Codec,
+    sources: Sequence[Source],
+    folder: Path,
+    *,
+    rate: float | None = None,
+    target_bpp: float | None = None,
+    background: tuple[float, float, float] = WHITE,
+    options: Options,
+) -> batch.Count:
+    """Write one file of the codec's own kind for each picture.
+
+    Args:
+        codec: in evaluation mode.
+        sources: pictures.
+        folder: output.
+        rate: native rate of the codec; default: its own.
+        target_bpp: instead of ``rate``: for each picture, the best rate whose file keeps this many bits per pixel.
+        background: behind transparent pixels, RGB in [0, 1].
+        options: see there.
+
+    Raises:
+        ValueError: a rate or a tile that this codec does not have, or outputs that would collide.
+    """
+    _check_rate(codec, rate, target_bpp)
+    paths, device = targets(sources, folder, codec.file_suffix), _device(codec)
+    width = _width(sources)
+
+    @torch.inference_mode()
+    def work(index: int) -> str:
+        target = _free(paths[index], options)
+        start = time.perf_counter()
+        x = read_picture(sources[index].path, background=background, max_pixels=options.max_pixels).to(device)
+        if target_bpp is None:
+            (bitstream,) = codec.compress(x, rate)
+        else:
+            _, (bitstream,) = rate_for_bpp(codec, x, target_bpp)
+        data = codec.serialise(bitstream)
+        write_whole(target, data)
+        seconds = time.perf_counter() - start
+        cells = [f"{sources[index].name!s:<{width}}", *_measures(bitstream, data)]
+        return "  ".join([*cells, f"{seconds:7.2f} s", f"-> {target}"])
+
+    with _tiles(codec, options):
+        _warm_up(codec)
+        return batch.run([s.path for s in sources], work, workers=options.workers)
+
+
+def decompress(
+    codec: Codec, sources: Sequence[Source], folder: Path, *, upto: str | None = None, options: Options
+) -> batch.Count:
+    """Write one PNG for each of the codec's files.
+
+    Args:
+        codec: in evaluation mode.
+        sources: files of this codec.
+        folder: output.
+        upto: decode this layer and what it needs, and nothing else.
+        options: see there.
+
+    Raises:
+        ValueError: a layer or a tile that this codec does not have, or outputs that would collide.
+    """
+    names = [layer.name for layer in codec.layers]
+    if upto is not None and upto not in names:
+        raise ValueError(f"--upto {upto}: this codec has the layers {', '.join(names)}")
+    paths, width = targets(sources, folder, ".png"), _width(sources)
+
+    @torch.inference_mode()
+    def work(index: int) -> str:
+        target = _free(paths[index], options)
+        start = time.perf_counter()
+        data = sources[index].path.read_bytes()
+        bitstream = parse(codec, data, options.max_pixels)
+        output = codec.decompress([bitstream], upto, want=("pixels",))
+        picture = output.x_hat if output.x_hat is not None else output.pixels_by_layer.get(upto or names[-1])
+        if picture is None:
+            raise ValueError(f"the layers {', '.join(output.bits)} alone give no picture")
+        write_whole(target, to_png(picture))
+        seconds = time.perf_counter() - start
+        cells = [f"{sources[index].name!s:<{width}}", *_measures(bitstream, data), f"{seconds:7.2f} s"]
+        missing = [name for name in names if name not in bitstream.strings]
+        more = [f"(cut off: without {', '.join(missing)})"] if missing else []
+        return "  ".join([*cells, f"-> {target}", *more])
+
+    with _tiles(codec, options):
+        _warm_up(codec)
+        return batch.run([s.path for s in sources], work, workers=options.workers)
+
+
+def parse(codec: Codec, data: bytes, max_pixels: int) -> Bitstream:
+    """A file's bitstream, its size checked whatever kind of file it is.
+
+    Raises:
+        BitstreamError: see ``Codec.parse``, or more pixels than that.
+    """
+    codec.max_pixels = max_pixels
+    bitstream = codec.parse(data)
+    check_pixels(bitstream.size, max_pixels)
+    return bitstream
+
+
+def _free(target: Path, options: Options) -> Path:
+    if target.exists() and not options.overwrite:
+        raise batch.Skipped(f"{target} exists (--overwrite replaces it)")
+    return target
+
+
+def _check_rate(codec: Codec, rate: float | None, target_bpp: float | None) -> None:
+    if (rate is not None or target_bpp is not None) and not codec.rates:
+        raise ValueError("this codec has one rate: leave --rate and --target-bpp out, or take another model")
+    if rate is not None and not min(codec.rates) <= rate <= max(codec.rates):
+        raise ValueError(
+            f"--rate {rate:g} is outside this codec's {min(codec.rates):g}..{max(codec.rates):g}"
+        )
+    if target_bpp is not None and not target_bpp > 0:
+        raise ValueError(f"--target-bpp {target_bpp:g} must be above zero")
+
+
+def _tiles(codec: Codec, options: Options) -> AbstractContextManager[None]:
+    return nullcontext() if options.tile is None else tiled(codec, options.tile)
+
+
+def _warm_up(codec: Codec) -> None:
+    """Build tables before threads begin, that would all build them at once."""
+    if codec.file_suffix == ".bif":
+        codec.model_id()
+
+
+def _measures(bitstream: Bitstream, data: bytes) -> list[str]:
+    height, width = bitstream.size
+    return [
+        f"{width:>5} x {height:<5}",
+        f"{len(data):>9} bytes",
+        f"{8 * len(data) / (height * width):8.4f} bpp",
+    ]
+
+
+def _width(sources: Sequence[Source]) -> int:
+    return max(len(str(source.name)) for source in sources)
+
+
+def _device(codec: Codec) -> torch.device:
+    return next((p.device for p in codec.parameters()), torch.device("cpu"))

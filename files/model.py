@@ -1,0 +1,56 @@
+"""What MODEL on the command line stands for."""
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+import yaml
+
+from models.codecs.identity import Identity
+from models.codecs.standard.base import StandardCodec
+from models.construct import construct
+from models.pretrained import Pretrained, from_pretrained, load
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "codec"
+
+
+def open_model(name: str, *, tasks: Collection[str] | None = ()) -> Pretrained:
+    """A model in evaluation mode, on the CPU.
+
+    Args:
+        name: of a standard codec in configs/codec; or an exported folder, a run folder or a checkpoint; or a hub id.
+            The name of a standard codec goes first: a folder of that name is ``./jpeg``.
+        tasks: to load with it; ``None`` for all that it has.
+
+    Raises:
+        ValueError: none of these, a config without weights, or what is there is no trained model.
+        ImportError: the library behind a standard codec is not installed.
+    """
+    if (config := CONFIGS / f"{name}.yaml").is_file() and re.fullmatch(r"\w+", name):
+        codec = construct(yaml.safe_load(config.read_text())).eval()
+        if isinstance(codec, StandardCodec):
+            codec.check_available()
+        elif not isinstance(codec, Identity):
+            raise ValueError(
+                f"{name} is a codec to train and has no weights: give a trained model, or one of {_names()}"
+            )
+        return Pretrained(codec, {}, {"name": name}, config)
+    if Path(name).expanduser().exists():
+        return load(Path(name).expanduser(), tasks=tasks)
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+        return from_pretrained(name, tasks=tasks)
+    raise ValueError(
+        f"MODEL {name!r} is no exported model, run folder or checkpoint here, no hub id (owner/name), and no standard "
+        f"codec ({_names()})"
+    )
+
+
+def _names() -> str:
+    """Of the standard codecs, told by their targets, so that none of their libraries is needed."""
+    nodes = {
+        path.stem: yaml.safe_load(path.read_text()).get("_target_", "")
+        for path in sorted(CONFIGS.glob("*.yaml"))
+    }
+    return ", ".join(
+        name for name, target in nodes.items() if ".standard." in target or ".identity." in target
+    )

@@ -1,0 +1,62 @@
+"""Where results go, and writing them whole or not at all."""
+
+import os
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from files.sources import Source
+
+
+def targets(sources: Sequence[Source], folder: Path, suffix: str) -> list[Path]:
+    """The output file of each input.
+
+    ``a.png`` becomes ``a`` + suffix. Inputs that would share a name (``a.png`` and ``a.jpg``) keep their own suffix:
+    ``a.png`` + suffix and ``a.jpg`` + suffix. Upper and lower case count as one, as on many file systems.
+
+    Raises:
+        ValueError: two inputs share their whole name, or an output would replace an input.
+    """
+    short = [source.name.with_suffix(suffix) for source in sources]
+    shared = Counter(_key(name) for name in short)
+    names = [
+        source.name.with_name(source.name.name + suffix) if shared[_key(name)] > 1 else name
+        for source, name in zip(sources, short, strict=True)
+    ]
+    taken: dict[str, Source] = {}
+    inputs = {os.path.realpath(source.path) for source in sources}
+    for source, name in zip(sources, names, strict=True):
+        if (other := taken.setdefault(_key(name), source)) is not source:
+            raise ValueError(
+                f"{other.path} and {source.path} would both become {folder / name}: give the folder that holds them, "
+                "or use two calls with two output folders"
+            )
+        if os.path.realpath(folder / name) in inputs:
+            raise ValueError(
+                f"{folder / name} is an input and would be overwritten: give another folder with -o"
+            )
+    return [folder / name for name in names]
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name beside its own, then rename it: never a part of it under its own name.
+
+    Raises:
+        OSError: the folder cannot be made or written, the disk is full, or ``path`` is a folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".unfinished-{secrets.token_hex(8)}"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        # The name that the user knows, not the temporary one.
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _key(name: Path) -> str:
+    return name.as_posix().casefold()
