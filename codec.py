@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
         )
     suffixes = sources.PICTURES if options.command == "compress" else {model.codec.file_suffix}
     found = sources.find(options.inputs, suffixes, apart=options.save_maps if analyzes else options.out)
-    codec = _to_device(model, options.device)
+    codec = _to_device(model, options.device).accelerate(bf16=options.bf16)
     if analyzes:
         count = analyse(
             codec,

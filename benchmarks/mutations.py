@@ -1,5 +1,6 @@
-"""Ways to spoil a .bif file: damage as it happens, and forgeries whose checksums are right, to reach what lies behind."""
+"""Ways to spoil a .bif file: damage as it happens, and forgeries with right checksums, to reach what lies behind."""
 
+import itertools
 import math
 import struct
 import zlib
@@ -38,7 +39,7 @@ class Parts:
         """Of a whole file."""
         header = read_header(data)
         ends = header.num_bytes + np.cumsum((0, *header.lengths))
-        strings = tuple(data[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True))
+        strings = tuple(data[a:b] for a, b in itertools.pairwise(ends))
         sides = header.size[0] - 1, header.size[1] - 1
         return cls(VERSION, header.model_id, sides, header.rate, header.lengths, strings)
 

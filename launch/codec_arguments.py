@@ -129,6 +129,11 @@ def _running(command: argparse.ArgumentParser) -> None:
         "--device", default="cpu", help="where the networks run, e.g. cuda (default: cpu); same files"
     )
     command.add_argument(
+        "--bf16",
+        action="store_true",
+        help="compute pictures in bfloat16: up to twice as fast, about one grey level off; the files stay readable",
+    )
+    command.add_argument(
         "--max-pixels",
         type=int,
         default=MAX_PIXELS,

@@ -14,8 +14,10 @@ from PIL import Image
 
 import evaluate
 from launch.errors import UserError
+from lightning_modules.compression import CompressionSystem
+from models.codecs.identity import Identity
 from models.codecs.standard.base import MissingEncoder
-from models.codecs.standard.pillow import WebP
+from models.codecs.standard.pillow import JPEG, WebP
 from models.pretrained import load
 from tests.tiny_run import train_small
 
@@ -239,3 +241,16 @@ def test_an_unfinished_run_is_no_codec_yet(a_run, tmp_path):
         path.unlink()
     with pytest.raises(UserError, match="has no finished stage yet"):
         run(tmp_path / "out", *PORTRAITS, f"codecs=[{tmp_path / 'run'}]")
+
+
+# -- heads fine-tuned on decodes ---------------------------------------------------------------------------------------
+
+
+def test_heads_learn_on_all_rates_of_a_standard_codec(tmp_path):
+    """One rate a batch, keyed by (seed, step): every rate is met, and any process draws the same."""
+    codec = JPEG()
+    drawn = [CompressionSystem(codec, {}, seed=3).training_rate(step) for step in range(100)]
+    assert drawn == [CompressionSystem(codec, {}, seed=3).training_rate(step) for step in range(100)]
+    assert set(drawn) == set(codec.rates)
+    assert drawn != [CompressionSystem(codec, {}, seed=4).training_rate(step) for step in range(100)]
+    assert CompressionSystem(Identity(), {}).training_rate(0) is None

@@ -17,7 +17,9 @@ from tests.test_entropy_exact import own, wrapped
 
 CODECS = ["own", "bmshj2018-hyperprior", "mbt2018", "cheng2020-attn", "elic2022-official"]
 
-needs_bf16 = pytest.mark.skipif(fast.bf16_instructions() is None, reason="this CPU has no bfloat16 instructions")
+needs_bf16 = pytest.mark.skipif(
+    fast.bf16_instructions() is None, reason="this CPU has no bfloat16 instructions"
+)
 
 
 def fresh(name: str) -> Codec:
@@ -43,7 +45,9 @@ def test_gdn_is_its_equation(inverse: bool, shape: tuple[int, ...], monkeypatch:
     layer.beta.data += torch.rand(6)
     x = torch.randn(shape)
     beta, gamma = layer.beta_reparam(layer.beta).double(), layer.gamma_reparam(layer.gamma).double()
-    norm = (beta[:, None, None] + torch.einsum("ij,bjhw->bihw", gamma, x.double() ** 2)) ** (0.5 if inverse else -0.5)
+    norm = (beta[:, None, None] + torch.einsum("ij,bjhw->bihw", gamma, x.double() ** 2)) ** (
+        0.5 if inverse else -0.5
+    )
     net = network(layer)
     fast.speed_up(net)
     with torch.no_grad():
@@ -157,7 +161,9 @@ def test_without_instructions_bf16_is_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_layers_that_need_float32_refuse_bf16() -> None:
     codec = fresh("own")
     codec.g_s.append(nn.GroupNorm(1, 3))
-    with pytest.raises(ValueError, match="bf16=True: layer '7' is a GroupNorm, which computes in float32 only"):
+    with pytest.raises(
+        ValueError, match="bf16=True: layer '7' is a GroupNorm, which computes in float32 only"
+    ):
         codec.accelerate(bf16=True)
     codec.accelerate()
     codec.decompress(codec.compress(torch.rand(1, 3, 64, 64)))
@@ -191,7 +197,9 @@ def test_other_weights_end_it_and_are_used(pictures: Tensor) -> None:
     assert type(codec.g_a[1]) is GDN
     codec.accelerate()
     with torch.no_grad():
-        assert torch.allclose(codec.g_a(pictures[..., :64, :64]), target.g_a(pictures[..., :64, :64]), atol=1e-5)
+        assert torch.allclose(
+            codec.g_a(pictures[..., :64, :64]), target.g_a(pictures[..., :64, :64]), atol=1e-5
+        )
 
 
 def test_weights_that_are_written_to_are_noticed(pictures: Tensor) -> None:
@@ -215,7 +223,9 @@ def test_with_gradients_the_layers_compute_as_ever(pictures: Tensor) -> None:
     assert torch.equal(*gradients)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))], ids=["copy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))], ids=["copy", "pickle"]
+)
 def test_copies_stand_alone(copied, pictures: Tensor) -> None:
     codec = fresh("own").accelerate()
     file = codec.compress(pictures[:1])

@@ -46,6 +46,18 @@ ALLOWED = {
         "tasks",
         "evaluation",
     },
+    "files": {
+        "torch",
+        "numpy",
+        "PIL",
+        "pillow_heif",
+        "av",
+        "tqdm",
+        "yaml",
+        "models",
+        "tasks",
+        "files",
+    },
     "lightning_modules": {
         "torch",
         "lightning",

@@ -182,7 +182,9 @@ class Codec(nn.Module):
         if (bitstream.rate is None) != (not self.rates) or (
             self.rates and not min(self.rates) <= bitstream.rate <= max(self.rates)
         ):
-            raise container.BitstreamError(f"the header is damaged: this codec does not know rate {bitstream.rate}")
+            raise container.BitstreamError(
+                f"the header is damaged: this codec does not know rate {bitstream.rate}"
+            )
         return bitstream
 
     def model_id(self) -> bytes:
@@ -229,8 +231,8 @@ class Codec(nn.Module):
     def accelerate(self, *, bf16: bool = False) -> "Codec":
         """Code faster from here on, until ``train()`` or other weights are loaded.
 
-        Concerns g_a and g_s alone (models/transforms/fast.py): files are read by any codec of these weights, accelerated
-        or not, and give it the same symbols. Codecs without such transforms stay as they are.
+        Concerns g_a and g_s alone (models/transforms/fast.py): any codec of these weights reads the files, accelerated or
+        not, and finds the same symbols. Codecs without such transforms stay as they are.
 
         Args:
             bf16: compute them in bfloat16, for another 1.5 to 2 times the speed; pictures differ by about a grey level.

@@ -45,7 +45,9 @@ class Derived:
         """What ``layer.derive()`` makes, in ``dtype``."""
         state = tuple((p, p.data_ptr(), p._version) for p in layer.parameters())
         known = self._known.get(dtype)
-        if known is None or any(a[0] is not b[0] or a[1:] != b[1:] for a, b in zip(known[0], state, strict=True)):
+        if known is None or any(
+            a[0] is not b[0] or a[1:] != b[1:] for a, b in zip(known[0], state, strict=True)
+        ):
             with torch.no_grad():
                 known = self._known[dtype] = state, tuple(t.to(dtype) for t in layer.derive())
         return known[1]
@@ -102,7 +104,7 @@ class FastConv2d(nn.Conv2d):
 
 
 class FastConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution that holds its weights in its input's type, or as a convolution if its outputs are few."""
+    """A transposed convolution that holds its weights in its input's type; one to few channels is a convolution."""
 
     derived: Derived
 
@@ -119,14 +121,17 @@ class FastConvTranspose2d(nn.ConvTranspose2d):
         weight, bias = (*self.derived.of(self, x.dtype), None)[:2]
         if shuffles:
             return F.pixel_shuffle(
-                F.conv2d(x, weight, bias, padding=(weight.shape[2] // 2, weight.shape[3] // 2)), self.stride[0]
+                F.conv2d(x, weight, bias, padding=(weight.shape[2] // 2, weight.shape[3] // 2)),
+                self.stride[0],
             )
         return F.conv_transpose2d(
             x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
         )
 
     def _shuffles(self) -> bool:
-        sides = zip(self.kernel_size, self.stride, self.padding, self.output_padding, self.dilation, strict=True)
+        sides = zip(
+            self.kernel_size, self.stride, self.padding, self.output_padding, self.dilation, strict=True
+        )
         return (
             self.out_channels <= FEW_CHANNELS
             and self.groups == 1
@@ -164,7 +169,10 @@ def convolution_of(layer: nn.ConvTranspose2d) -> tuple[Tensor, ...]:
 def _taps(kernel: int, stride: int, padding: int) -> list[tuple[int, int, int]]:
     """All (a, u, element of the kernel) along one side."""
     return [
-        (a, u, k) for a in range(stride) for u in range(-kernel, kernel + 1) if 0 <= (k := a + padding - stride * u) < kernel
+        (a, u, k)
+        for a in range(stride)
+        for u in range(-kernel, kernel + 1)
+        if 0 <= (k := a + padding - stride * u) < kernel
     ]
 
 
@@ -246,7 +254,9 @@ def bf16_instructions() -> str | None:
 
 def _check_device(network: nn.Module) -> None:
     device = next((p.device.type for p in network.parameters()), "cpu")
-    able = torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda" else bf16_instructions()
+    able = (
+        torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda" else bf16_instructions()
+    )
     if device in ("cpu", "cuda") and not able:
         raise ValueError(
             f"bf16=True: this {device.upper()} has no bfloat16 instructions (avx512_bf16 or AMX on a CPU), and without "
@@ -259,10 +269,12 @@ def _check_layers(network: nn.Module) -> None:
         if type(layer) not in FAST and type(layer) not in SLOW:
             known = ", ".join(slow.__name__ for slow in FAST)
             raise ValueError(
-                f"bf16=True: layer {name!r} is a {type(layer).__name__}, which computes in float32 only (known: {known}): "
-                "leave bf16 out"
+                f"bf16=True: layer {name!r} is a {type(layer).__name__}, which computes in float32 only "
+                f"(known: {known}): leave bf16 out"
             )
 
 
 def _with_parameters(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    return ((name, layer) for name, layer in network.named_modules() if any(True for _ in layer.parameters(False)))
+    return (
+        (name, layer) for name, layer in network.named_modules() if any(True for _ in layer.parameters(False))
+    )

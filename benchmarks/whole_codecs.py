@@ -1,0 +1,126 @@
+"""From picture to file and back, transforms included: beside CompressAI, in bytes, and up to a task's result.
+
+Parts of the record ``coding``; the entropy coder alone is measured in benchmarks/coder.py.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.coder import Row, compressai_of, in_turn
+from benchmarks.determinism import threads
+from models.codecs.base import Codec
+from models.codecs.compressai import CompressAICodec
+from models.transforms.fast import bf16_instructions
+
+
+def beside_compressai(codec: CompressAICodec, picture: Tensor, *, repeats: int, num_threads: int) -> Row:
+    """Picture to file and file to picture, accelerated, beside CompressAI's ``compress`` and ``decompress``.
+
+    Args:
+        codec: in evaluation mode.
+        picture: (1, 3, H, W), sides multiples of 64.
+        repeats: of each call.
+        num_threads: torch's.
+
+    Returns:
+        ``threads``, ``bf16`` (the processor's instructions, or ``None``), median ``seconds`` of every call, ``speedup``
+        {"fp32", "bf16" where there is: {"encode", "decode", "both"}} and ``bytes`` of all strings (compressai, ours).
+    """
+    theirs = compressai_of(codec)
+    ours = {"fp32": copy.deepcopy(codec).accelerate()}
+    if bf16_instructions() is not None:
+        ours["bf16"] = copy.deepcopy(codec).accelerate(bf16=True)
+    with threads(num_threads), torch.no_grad():
+        result = theirs.compress(picture)
+        (bitstream,) = codec.compress(picture)
+        file = codec.serialise(bitstream)
+        calls: dict[str, Callable[[], Any]] = {
+            "compressai_encode": lambda: theirs.compress(picture),
+            "compressai_decode": lambda: theirs.decompress(result["strings"], result["shape"]),
+        }
+        for precision, fast in ours.items():
+            calls[f"{precision}_encode"] = lambda fast=fast: fast.serialise(fast.compress(picture)[0])
+            calls[f"{precision}_decode"] = lambda fast=fast: fast.decompress([fast.parse(file)])
+        seconds = in_turn(calls, repeats)
+    for side in ("compressai", *ours):
+        seconds[f"{side}_both"] = seconds[f"{side}_encode"] + seconds[f"{side}_decode"]
+    return {
+        "threads": num_threads,
+        "bf16": bf16_instructions(),
+        "seconds": seconds,
+        "speedup": {
+            precision: {
+                side: seconds[f"compressai_{side}"] / seconds[f"{precision}_{side}"]
+                for side in ("encode", "decode", "both")
+            }
+            for precision in ours
+        },
+        "bytes": {
+            "compressai": sum(len(strings[0]) for strings in result["strings"]),
+            "ours": len(bitstream.strings["base"]),
+        },
+    }
+
+
+def bytes_of(codec: CompressAICodec, picture: Tensor) -> Row:
+    """Bytes of all strings: CompressAI's and ours."""
+    with torch.no_grad():
+        result = compressai_of(codec).compress(picture)
+    (bitstream,) = codec.compress(picture)
+    theirs = sum(len(strings[0]) for strings in result["strings"])
+    return {"bytes": {"compressai": theirs, "ours": len(bitstream.strings["base"])}}
+
+
+def overhead(codec: Codec, picture: Tensor) -> Row:
+    """Bytes of a file, and those beyond its layers' strings."""
+    (bitstream,) = codec.compress(picture)
+    size = len(codec.serialise(bitstream))
+    return {
+        "layers": len(bitstream.strings),
+        "file_bytes": size,
+        "overhead": size - sum(map(len, bitstream.strings.values())),
+    }
+
+
+def analysing(
+    codec: Codec,
+    on_latents: nn.Module,
+    on_pixels: nn.Module,
+    picture: Tensor,
+    *,
+    repeats: int,
+    accelerated: bool,
+    num_threads: int,
+) -> Row:
+    """A task's result from a file: from latents alone, and from the decoded picture.
+
+    Returns:
+        ``tasks`` (labels and what they read), median ``seconds`` and their ``ratio``, latents over pixels.
+    """
+    codec = copy.deepcopy(codec)
+    (bitstream,) = codec.compress(picture)
+    file = codec.serialise(bitstream)
+    if accelerated:
+        codec.accelerate()
+
+    def result(task: nn.Module, want: tuple[str, ...]) -> dict[str, Any]:
+        return task.describe(task.predict(codec.decompress([codec.parse(file)], want=want))[0])
+
+    with threads(num_threads), torch.no_grad():
+        seconds = in_turn(
+            {
+                "analyze": lambda: result(on_latents, ("latents",)),
+                "decompress_and_analyze": lambda: result(on_pixels, ("pixels",)),
+            },
+            repeats,
+        )
+    return {
+        "tasks": [{"target": task.target, "reads": list(task.reads)} for task in (on_latents, on_pixels)],
+        "threads": num_threads,
+        "seconds": seconds,
+        "ratio": seconds["analyze"] / seconds["decompress_and_analyze"],
+    }

@@ -1,0 +1,193 @@
+"""The record ``coding``: what it measures on codecs small enough to test, and how its figures follow from its rows."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from benchmarks import coding, recompute, record
+from benchmarks.coding import Architecture
+from models.codecs.compressai import CompressAICodec
+from models.codecs.hyperprior import MeanScaleHyperprior
+from models.outputs import CodecOutput
+from models.pretrained import Pretrained
+from models.transforms.fast import bf16_instructions
+from tests.conftest import tiny_codec
+from tests.drawn_pictures import as_tensor, drawn
+from tests.test_entropy_exact import own, wrapped
+
+KEYS = {
+    "wrong_photos",
+    "coder_encode_speedup",
+    "coder_decode_speedup",
+    "bytes_vs_compressai_percent",
+    "over_ideal_percent",
+    "encode_speedup_fp32",
+    "decode_speedup_fp32",
+    "encode_speedup_bf16",
+    "decode_speedup_bf16",
+    "elic_time_ratio",
+    "ar_decode_speedup",
+    "fuzz_files",
+    "fuzz_failures",
+    "analyze_time_ratio",
+    "bif_overhead_bytes",
+}
+
+
+def whole(codec: str, ours: int, **speedup: dict[str, float]) -> dict[str, Any]:
+    return {"kind": "whole", "codec": codec, "speedup": speedup, "bytes": {"compressai": 1000, "ours": ours}}
+
+
+def rows() -> list[dict[str, Any]]:
+    fp32 = {"encode": 1.5, "decode": 1.75, "both": 1.6}
+    return [
+        {"kind": "y", "codec": "bmshj2018-hyperprior", "speedup": {"encode": 9.0, "decode": 10.0}},
+        {"kind": "y", "codec": "other", "speedup": {"encode": 1.0, "decode": 1.0}},
+        whole("bmshj2018-hyperprior", 990, fp32=fp32, bf16={"encode": 2.5, "decode": 3.0, "both": 2.7}),
+        whole("mbt2018", 980, fp32={"encode": 2.0, "decode": 4.0, "both": 3.0}),
+        whole("elic2022-official", 995, fp32={"encode": 0.5, "decode": 1.0, "both": 0.8}),
+        {"kind": "bytes", "codec": "other", "bytes": {"compressai": 400, "ours": 399}},
+        {"kind": "ideal", "over_percent": 0.02},
+        {"kind": "ideal", "over_percent": 0.05},
+        {"kind": "file", "overhead": 19},
+        {"kind": "file", "overhead": 20},
+        {"kind": "analyze", "accelerated": False, "ratio": 0.1},
+        {"kind": "analyze", "accelerated": True, "ratio": 0.3},
+        {"kind": "star", "wrong": 0},
+        {"kind": "star", "wrong": 2},
+        {"kind": "star", "wrong": 1},
+        {"kind": "fuzz", "files": 60, "failure": 1},
+        {"kind": "fuzz", "files": 40, "failure": 0},
+    ]
+
+
+def test_figures_are_the_issue_s_and_the_worst_where_there_are_several() -> None:
+    found = coding.figures(rows())
+    assert set(found) == KEYS
+    assert found["wrong_photos"] == 3
+    assert (found["coder_encode_speedup"], found["coder_decode_speedup"]) == (9.0, 10.0)
+    assert found["bytes_vs_compressai_percent"] == pytest.approx(-0.25)
+    assert found["over_ideal_percent"] == 0.05
+    assert (found["encode_speedup_fp32"], found["decode_speedup_bf16"]) == (1.5, 3.0)
+    assert found["elic_time_ratio"] == 1.25
+    assert found["ar_decode_speedup"] == 4.0
+    assert (found["fuzz_files"], found["fuzz_failures"]) == (100, 1)
+    assert (found["analyze_time_ratio"], found["bif_overhead_bytes"]) == (0.3, 20)
+
+
+def test_without_instructions_bf16_is_null() -> None:
+    kept = rows()
+    del kept[2]["speedup"]["bf16"]
+    found = coding.figures(kept)
+    assert found["encode_speedup_bf16"] is found["decode_speedup_bf16"] is None
+    assert found["decode_speedup_fp32"] == 1.75
+
+
+def test_figures_are_derived_again(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (record, recompute):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    path = record.write("coding", commands=["c"], rows=rows(), figures=coding.figures, notes="")
+    assert recompute.main("coding") == 0
+    content = json.loads(path.read_text())
+    content["figures"]["wrong_photos"] = 0
+    path.write_text(json.dumps(content))
+    assert recompute.main("coding") == 1
+
+
+@pytest.fixture
+def picture() -> Tensor:
+    return as_tensor(drawn(64, 128))
+
+
+@pytest.mark.parametrize("architecture", ["bmshj2018-hyperprior", "mbt2018-mean", "mbt2018"])
+def test_whole_codecs_are_measured_on_the_same_weights(architecture: str, picture: Tensor) -> None:
+    codec = wrapped(architecture)
+    row = coding.beside_compressai(codec, picture, repeats=1, num_threads=1)
+    precisions = {"fp32"} | ({"bf16"} if bf16_instructions() else set())
+    assert set(row["speedup"]) == precisions
+    seconds = row["seconds"]
+    assert row["speedup"]["fp32"]["both"] == seconds["compressai_both"] / seconds["fp32_both"] > 0
+    assert seconds["fp32_both"] == seconds["fp32_encode"] + seconds["fp32_decode"]
+    assert row["bytes"]["ours"] <= row["bytes"]["compressai"]
+    assert coding.bytes_of(codec, picture)["bytes"] == row["bytes"]
+    # The codec itself stays plain, for what is measured next.
+    assert not codec.model.g_a._forward_hooks
+
+
+def test_overhead_is_what_is_no_string(picture: Tensor) -> None:
+    codec = own()
+    (bitstream,) = codec.compress(picture)
+    row = coding.overhead(codec, picture)
+    assert row["file_bytes"] - row["overhead"] == len(bitstream.strings["base"])
+    assert 0 < row["overhead"] <= 20 + 8
+
+
+class Mean(nn.Module):
+    """A task that reads one thing, and notes what else was decoded."""
+
+    def __init__(self, reads: str, target: str = "scene"):
+        super().__init__()
+        self.reads, self.target = (reads,), target
+        self.seen: list[CodecOutput] = []
+
+    def predict(self, output: CodecOutput) -> Tensor:
+        self.seen.append(output)
+        return output.read(self.reads[0]).mean((1, 2, 3))
+
+    def describe(self, preds: Tensor) -> dict[str, float]:
+        return {"mean": float(preds)}
+
+
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_analysis_from_latents_decodes_no_pixels(accelerated: bool, picture: Tensor) -> None:
+    tasks = Mean("y_hat"), Mean("pixels")
+    row = coding.analysing(own(), *tasks, picture, repeats=2, accelerated=accelerated, num_threads=1)
+    assert row["ratio"] == row["seconds"]["analyze"] / row["seconds"]["decompress_and_analyze"]
+    assert len(tasks[0].seen) == len(tasks[1].seen) == 3
+    assert all(output.x_hat is None for output in tasks[0].seen)
+    assert all(output.x_hat is not None for output in tasks[1].seen)
+
+
+def model_with(**tasks: nn.Module) -> Pretrained:
+    return SimpleNamespace(codec=own(), tasks=tasks, source="SOURCE")  # type: ignore[return-value]
+
+
+def test_tasks_of_one_kind_are_found() -> None:
+    tasks = {"a": Mean("y_hat", "other"), "b": Mean("pixels"), "c": Mean("y_hat")}
+    assert coding.tasks_of_one_kind(model_with(**tasks)) == (tasks["c"], tasks["b"])
+    del tasks["c"]
+    with pytest.raises(ValueError, match=r"needs two tasks with one target.*it has \{'a': \['y_hat'\], 'b'"):
+        coding.tasks_of_one_kind(model_with(**tasks))
+
+
+def test_a_trained_codec_becomes_compressai_s(picture: Tensor) -> None:
+    codec = own()
+    exported = coding.for_compressai(codec)
+    with torch.no_grad():
+        assert torch.allclose(exported.model.g_a(picture), codec.g_a(picture))
+        assert torch.allclose(
+            exported.model.h_s(torch.ones(1, 8, 1, 2)), codec.latent_codec.h_s(torch.ones(1, 8, 1, 2))
+        )
+    for other in (MeanScaleHyperprior(8, 12, num_stages=3), tiny_codec("identity")):
+        with pytest.raises(ValueError, match="unknown to CompressAI"):
+            coding.for_compressai(other)
+
+
+def test_short_trainings_are_kept(tmp_path) -> None:
+    photos, weights = tmp_path / "photos", tmp_path / "weights"
+    photos.mkdir()
+    Image.fromarray(drawn(140, 150)).save(photos / "a.png")
+    architecture = Architecture("bmshj2018-hyperprior", {"N": 8, "M": 12}, 2)
+    first = coding.trained(architecture, photos, weights, num_threads=1)
+    untrained = CompressAICodec(architecture.name, architecture.arguments)
+    assert not torch.equal(first.model.g_a[0].weight, untrained.model.g_a[0].weight)
+    (photos / "a.png").unlink()
+    again = coding.trained(architecture, photos, weights, num_threads=1)
+    for key, value in first.model.named_parameters():
+        assert torch.equal(value, again.model.get_parameter(key))
+    assert not again.training

@@ -1,0 +1,132 @@
+"""The star around the plain path: no integer differs here, and where one does, it is counted."""
+
+import copy
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks import determinism
+from benchmarks.determinism import Way, photos_of, star, ways
+from models.codecs.base import Codec
+from models.entropy.exact import Exact
+from models.entropy.stream import Reader
+from tests.drawn_pictures import as_tensor, drawn
+from tests.test_entropy_exact import own, wrapped
+
+
+def spread(codec: Codec) -> Codec:
+    """Symbols and scales of many sizes, and scales that depend on what was decoded before: many chances to differ."""
+    for path, network in codec.named_modules():
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+        name = path.rpartition(".")[2]
+        with torch.no_grad():
+            if layers and name in ("g_a", "h_a"):
+                layers[-1].weight.mul_(8)
+            if layers and name in ("h_s", "entropy_parameters"):
+                layers[-1].weight.mul_(4)
+                layers[-1].bias.add_(torch.linspace(0.1, 6, len(layers[-1].bias)).flip(0))
+    return codec
+
+
+MAKERS: dict[str, Callable[[], Codec]] = {
+    "own": lambda: spread(own()),
+    "hyperprior": lambda: spread(wrapped("bmshj2018-hyperprior")),
+    "elic": lambda: spread(wrapped("elic2022-official")),
+    "serial": lambda: spread(wrapped("mbt2018")),
+}
+
+
+def pictures(count: int) -> list[Tensor]:
+    return [as_tensor(drawn(64, 128, seed)) for seed in range(count)]
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_no_way_changes_a_symbol(name: str) -> None:
+    rows = list(star(MAKERS[name], pictures(3), among=ways(compiled=False), name=name))
+    assert {"1 thread", "2 threads", "batch 4", "channels_last", "oneDNN off", "accelerated"} < {
+        r["way"] for r in rows
+    }
+    for row in rows:
+        assert row["photos"] == 3
+        assert row["symbols"] > 3 * 12 * 4 * 8
+        assert (row["wrong_encoding"], row["wrong_decoding"], row["wrong"]) == (0, 0, 0), row["way"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["own", "hyperprior", "serial"])
+def test_compiling_changes_no_symbol(name: str) -> None:
+    (way,) = (way for way in ways() if way.name == "compile")
+    (row,) = star(MAKERS[name], pictures(2), among=[way], name=name)
+    assert row["wrong"] == 0
+
+
+@contextmanager
+def other_exact_networks():
+    """As a device would that computes h_s differently: scales fall into other rows of the table."""
+    original = Exact.__call__
+    Exact.__call__ = lambda self, module, *inputs: original(self, module, *inputs) * 1.1
+    try:
+        yield
+    finally:
+        Exact.__call__ = original
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_what_differs_is_counted_in_both_directions(batch: int) -> None:
+    (row,) = star(
+        MAKERS["own"],
+        pictures(2),
+        among=[Way("other", entered=other_exact_networks, batch=batch)],
+        name="own",
+    )
+    assert (row["wrong_encoding"], row["wrong_decoding"], row["wrong"]) == (2, 2, 2)
+
+
+def test_one_changed_symbol_is_counted_though_nothing_else_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three photos one has a wrong symbol, in one direction; no fingerprint is asked."""
+    monkeypatch.setattr(Reader, "finish", lambda self: None)
+    calls = []
+
+    @contextmanager
+    def spoilt():
+        original = Reader.code
+
+        def code(self, y, mean, rows, tables):
+            y_hat = original(self, y, mean, rows, tables)
+            calls.append(y_hat)
+            if len(calls) == 4:  # y of the second photo
+                y_hat = y_hat.clone()
+                y_hat.view(-1)[7] += 1
+            return y_hat
+
+        monkeypatch.setattr(Reader, "code", code)
+        try:
+            yield
+        finally:
+            monkeypatch.setattr(Reader, "code", original)
+
+    (row,) = star(MAKERS["own"], pictures(3), among=[Way("spoilt", entered=spoilt)], name="own")
+    assert (row["wrong_encoding"], row["wrong_decoding"], row["wrong"]) == (0, 1, 1)
+
+
+def test_a_way_leaves_nothing_behind() -> None:
+    before = (torch.get_num_threads(), torch.get_default_dtype(), Reader.code, Exact.copy_of)
+    codec, way = MAKERS["own"](), next(way for way in ways() if way.name == "compile")
+    with way.entered(), determinism._recorded(Reader):
+        assert Exact.copy_of is not before[3]
+    assert (torch.get_num_threads(), torch.get_default_dtype(), Reader.code, Exact.copy_of) == before
+    assert isinstance(copy.deepcopy(codec), Codec)
+
+
+def test_photos_are_of_one_size(tmp_path) -> None:
+    from PIL import Image
+
+    for place, (height, width) in enumerate([(64, 96), (96, 64), (64, 96), (40, 40)]):
+        Image.fromarray(drawn(height, width, place)).save(tmp_path / f"{place}.png")
+    assert [tuple(p.shape) for p in photos_of(tmp_path, count=2)] == [(1, 3, 64, 96)] * 2
+    assert [tuple(p.shape) for p in photos_of(tmp_path, count=3, crop=64)] == [(1, 3, 64, 64)] * 3
+    with pytest.raises(ValueError, match="has 2 photos of one size, and 5 are needed"):
+        photos_of(tmp_path, count=5)
