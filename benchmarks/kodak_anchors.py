@@ -31,6 +31,9 @@ NAME = "kodak_anchors"
 CODECS = ("jpeg", "webp", "jpeg2000", "avif", "hevc", "vvc")
 AS_OTHER_TOOLS = {"jpeg_default": "jpeg", "webp_default": "webp"}
 QUALITIES = (5, 15, 30, 45, 60, 75, 85, 95)
+LADDERS = {"hevc": (47, 42, 37, 32, 27, 22), "vvc": (47, 42, 37, 32, 27, 22)}
+"""Of the anchors: the range in which codecs are usually compared, 0.05 to 1.5 bpp."""
+
 ANCHORS = ("hevc", "vvc")
 REPEATS = 3
 
@@ -46,10 +49,10 @@ def main(root: Path, out: Path = Path("runs/kodak_anchors")) -> None:
         ],
         rows=rows,
         figures=figures,
-        notes="DIR: the 24 Kodak images. BD-rates are of PSNR over file bytes, negative is better than the anchor; rows "
-        "of kind 'bd' hold every metric, both rate axes and intervals (bootstrap over the images). The overhead is that "
-        "of evaluate() on one worker over a bare loop that reads, encodes, decodes and takes PSNR, in turn in one "
-        "process, medians of three; the ratio on all cores stands in its row.",
+        notes="DIR: the 24 Kodak images. BD-rates are of PSNR over file bytes, negative is better than the anchor; "
+        "rows of kind 'bd' hold every metric, both rate axes and intervals (bootstrap over the images). The overhead "
+        "is that of evaluate() on one worker over a bare loop that reads, encodes, decodes and takes PSNR, in turn in "
+        "one process, medians of three; the ratio on all cores stands in its row.",
     )
     print(path)
 
@@ -85,7 +88,8 @@ def _largest_difference(rows: Rows, key: str) -> float | None:
 
 def _evaluated(root: Path, out: Path) -> Iterator[dict[str, Any]]:
     codecs = [*CODECS, *AS_OTHER_TOOLS]
-    rates = ", ".join(f"{name}: {list(QUALITIES)}" for name in AS_OTHER_TOOLS)
+    ladders = LADDERS | dict.fromkeys(AS_OTHER_TOOLS, QUALITIES)
+    rates = ", ".join(f"{name}: {list(values)}" for name, values in ladders.items())
     arguments = [
         f"codecs=[{', '.join(codecs)}]",
         f"rates={{{rates}}}",

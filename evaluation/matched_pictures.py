@@ -5,7 +5,6 @@ from contextlib import suppress
 
 import numpy as np
 import torch
-from models.codecs.target_rate import rate_for_bpp
 from torch import Tensor
 from tqdm import tqdm
 
@@ -15,6 +14,7 @@ from evaluation.gallery import GalleryImage, View
 from evaluation.measures import picture_quality
 from evaluation.points import Point
 from models.codecs.standard.base import StandardCodec
+from models.codecs.target_rate import rate_for_bpp
 
 
 def matched_pictures(

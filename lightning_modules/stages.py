@@ -57,8 +57,8 @@ class Stage:
         num_validations: how often the validation split is read, evenly spaced, the last time at the end; fewer where
             this does not divide ``num_batches``.
         data: the data it draws from; ``None`` for the experiment's.
-        init_from: {module path: "checkpoint[:prefix]"}, loaded before the stage begins; a run folder stands for the last
-            checkpoint of its last finished stage. The prefix is where the module lies, by default its own path.
+        init_from: {module path: "checkpoint[:prefix]"}, loaded before the stage begins; a run folder stands for the
+            last checkpoint of its last finished stage. The prefix is where the module lies, by default its own path.
 
     Raises:
         ValueError: a number is out of range or there is no update.

@@ -104,9 +104,7 @@ class TwoLayers(Codec):
             shape = size[0] // 4, size[1] // 4
             output.latents["m_hat"] = self.map_codec.decompress([s["detail"] for s in strings], shape)
         if "preview" in strings[0]:
-            output.extras["preview"] = self.preview_codec.decompress(
-                [s["preview"] for s in strings], (1, 1)
-            )
+            output.extras["preview"] = self.preview_codec.decompress([s["preview"] for s in strings], (1, 1))
         return self._synthesise(output, size, want)
 
 

@@ -32,7 +32,7 @@ class Codec(nn.Module):
         rates: native rate values, ordered from fewest to most bits; empty for a codec of one rate.
         stride: both sides of an image are padded to a multiple of it.
         file_suffix: of the files that ``serialise`` writes.
-        receptive_field: how far beyond a tile the transforms look, in pixels, or ``None`` where they cannot run in tiles.
+        receptive_field: how far beyond a tile the transforms look, in pixels, or ``None`` where tiles do not work.
         max_pixels: of a picture that ``parse`` accepts; raise it on the instance for larger files that you trust.
         exact: bits of ``forward`` are the file's own, no estimate.
         encoder, decoder: names of the submodules that may be fine-tuned alone: a new ``encoder`` writes streams that
@@ -231,8 +231,8 @@ class Codec(nn.Module):
     def accelerate(self, *, bf16: bool = False) -> "Codec":
         """Code faster from here on, until ``train()`` or other weights are loaded.
 
-        Concerns g_a and g_s alone (models/transforms/fast.py): any codec of these weights reads the files, accelerated or
-        not, and finds the same symbols. Codecs without such transforms stay as they are.
+        Concerns g_a and g_s alone (models/transforms/fast.py): any codec of these weights reads the files, accelerated
+        or not, and finds the same symbols. Codecs without such transforms stay as they are.
 
         Args:
             bf16: compute them in bfloat16, for another 1.5 to 2 times the speed; pictures differ by about a grey level.
