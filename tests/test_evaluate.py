@@ -127,7 +127,9 @@ def test_own_heads_are_left_out_where_the_data_has_no_labels(a_run, tmp_path, ph
 
 def test_a_head_of_another_run_judges_every_codec(a_run, sweep, tmp_path):
     other = sweep / "lmbda=0.05"
-    results = run(tmp_path, *PORTRAITS, f"codecs=[{a_run}, identity]", f"tasks=[{{unseen: '{other}:parsing'}}]")
+    results = run(
+        tmp_path, *PORTRAITS, f"codecs=[{a_run}, identity]", f"tasks=[{{unseen: '{other}:parsing'}}]"
+    )
     by_head = {(row["codec"], row["task_head"]): row for row in results["rows"]}
     assert set(by_head) == {("quickstart", "own"), ("quickstart", "unseen"), ("identity", "unseen")}
     unseen = by_head["quickstart", "unseen"]
