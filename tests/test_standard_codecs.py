@@ -362,3 +362,20 @@ def test_tasks_on_latents_read_any_standard_codec() -> None:
     x = as_tensor(drawn(70, 90))
     decoded = both.decompress([both.parse(both.serialise(b)) for b in both.compress(x, 36)])
     assert decoded.latents["y_hat"].shape == reader(x).latents["y_hat"].shape
+
+
+def test_jpeg2000_decorrelates_colours() -> None:
+    """Three equal channels are one after the colour transform; coded apart they would have a third of the bits each."""
+    codec, grey = JPEG2000(), drawn(96, 96)[..., :1].repeat(3, axis=2)
+    file = io.BytesIO()
+    options = {
+        "quality_mode": "rates",
+        "quality_layers": [16],
+        "irreversible": True,
+        "no_jp2": True,
+        "mct": 0,
+    }
+    Image.fromarray(grey).save(file, "JPEG2000", **options)
+    assert (
+        quality(codec.decode(codec.encode(grey, 16)), grey) > quality(codec.decode(file.getvalue()), grey) + 3
+    )

@@ -138,6 +138,7 @@ class JPEG2000(PillowCodec):
         return {
             "no_jp2": True,
             "irreversible": True,
+            "mct": 1,  # without it R, G and B are coded apart, at twice the bits
             "quality_mode": "rates",
             "quality_layers": [rate],
             # Halving stops at one pixel; more resolutions than that are an error.
