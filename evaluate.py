@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from evaluation.comparison import compare, within_bound
 from evaluation.costs import costs
 from evaluation.environment import environment
-from evaluation.evaluator import evaluate
+from evaluation.evaluator import Evaluation, evaluate
 from evaluation.matched_pictures import matched_pictures
 from evaluation.measures import PICTURE_METRICS
 from evaluation.output import write_json, write_rows, write_table
@@ -58,6 +58,9 @@ KEYS = {
 }
 """Top-level keys of a config and what they hold."""
 
+FEW = 10
+"""Images below which a bootstrap over them says little."""
+
 LEAST = {"num_images": 1, "bootstrap": 1, "workers": 1, "timed_images": 0, "gallery": 0}
 """Lowest values of numbers."""
 
@@ -77,6 +80,8 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
         KeyboardInterrupt: what was measured is kept.
     """
     try:
+        if missing := sorted(OmegaConf.missing_keys(cfg)):
+            raise ValueError(f"{missing[0]} is missing: give {missing[0]}=VALUE; --help shows examples")
         plain = OmegaConf.to_container(cfg, resolve=True)
         _check(plain)
         out = Path(cfg.out)
@@ -94,7 +99,7 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
     except (*MISTAKES, InstantiationException) as error:
         raise UserError(one_line(error)) from error
     cache = Path(cfg.cache)
-    evaluation = evaluate(
+    evaluation = _evaluate(
         points,
         images,
         cache=cache,
@@ -105,6 +110,8 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
     )
     skipped += [Skipped(point.title, reason) for point, reason in evaluation.skipped]
     rows, samples = rows_of(evaluation, command=command, num_resamples=cfg.bootstrap)
+    if len(evaluation.images) < FEW:
+        notes.append(f"{len(evaluation.images)} images are few: intervals over them are too narrow")
     heads = {"higher_is_better": _directions(points), "own_head_of": _own_heads(points)}
     bd = compare(rows, samples, anchors=anchors, **heads)
     results = {
@@ -131,6 +138,16 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
     write_report(out, *stored, gallery)
     _tell(out, results, points)
     return results
+
+
+def _evaluate(points: Sequence[Point], images: SplitImages, **settings: Any) -> Evaluation:
+    try:
+        evaluation = evaluate(points, images, **settings)
+    except ValueError as error:  # nothing can be read
+        raise UserError(one_line(error)) from error
+    if not evaluation.points:
+        raise UserError(f"no codec could be measured: {evaluation.skipped[0][1]}")
+    return evaluation
 
 
 def _check(plain: Mapping[str, Any]) -> None:

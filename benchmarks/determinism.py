@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.coder import Row, picture_of
+from evaluation.threads import threads
 from models.bitstream import BitstreamError
 from models.codecs.base import Codec
 from models.codecs.compressai import CompressAICodec
@@ -47,17 +48,6 @@ class Way:
     entered: Callable[[], AbstractContextManager] = nullcontext
     place: Callable[[Tensor], Tensor] = lambda x: x
     batch: int = 1
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """torch computes on so many threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

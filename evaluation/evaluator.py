@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from evaluation.environment import processor
 from evaluation.measures import PICTURE_METRICS, levels, picture_quality
 from evaluation.points import Point, identity
 from evaluation.set_metrics import states_of, to_json
+from evaluation.threads import threads
 
 Batch = Mapping[str, Any]
 
@@ -98,7 +98,7 @@ def evaluate(
             head.task.to(device)
             head.reader.to(device) if head.reader is not None else None
     work = _Work(points, images, cache, metrics, torch.device(device))
-    with _threads(1 if workers > 1 else torch.get_num_threads()):
+    with threads(1 if workers > 1 else torch.get_num_threads()):
         work.run(workers, progress)
     if not work.digests:
         first = next(iter(work.excluded.values()))
@@ -307,13 +307,3 @@ def _reason(where: str, error: BaseException) -> str:
     if isinstance(error, ImportError):
         return str(error)
     return f"{where}: {type(error).__name__}: {' '.join(str(error).split())}"
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    usual = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(usual)

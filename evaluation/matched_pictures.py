@@ -22,8 +22,8 @@ def matched_pictures(
 ) -> list[GalleryImage]:
     """A few images, evenly spaced, decoded by every codec.
 
-    The middle point of the first codec sets the bits of each image. Standard codecs search the quality that comes
-    closest from below, for others the nearest point is shown. The identity codec is left out: it is the original.
+    The middle point of the first learned codec sets the bits of each image, or without one that of the first codec.
+    Standard codecs search the quality that comes closest from below, for others the nearest point is shown. The identity codec is left out: it is the original.
 
     Args:
         evaluation: what was measured.
@@ -45,8 +45,10 @@ def matched_pictures(
         name = evaluation.images[number]
         batch = images.read(places[name])
         bpps = {p: evaluation.entries[p][number]["values"]["bpp_real"] for g in groups.values() for p in g}
-        first = sorted(next(iter(groups.values())), key=bpps.__getitem__)
-        target = bpps[first[len(first) // 2]]
+        # Standard codecs can follow; a codec of few points cannot.
+        learned = [g for g in groups.values() if not evaluation.points[g[0]].codec.exact]
+        reference = sorted((learned or list(groups.values()))[0], key=bpps.__getitem__)
+        target = bpps[reference[len(reference) // 2]]
         views = []
         for group in groups.values():
             nearest = min(group, key=lambda p: abs(math.log(bpps[p] / target)))

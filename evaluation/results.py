@@ -1,6 +1,5 @@
 """Result rows: the schema every evaluation shares, and how people read them."""
 
-import csv
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,30 +84,6 @@ def table(rows: Sequence[Row], monitors: Mapping[str, str]) -> str:
         for line in lines
     ]
     return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
-
-
-def drop_rows_after(path: Path, step: int) -> None:
-    """Take the rows of later steps out of a ``metrics.csv``: those of a killed stage, before it is taken again.
-
-    Args:
-        path: of the file; nothing happens where there is none.
-        step: the last one that stays.
-    """
-    if not path.is_file():
-        return
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        columns, rows = reader.fieldnames or [], list(reader)
-    # The last line of a killed run may be torn.
-    kept = [row for row in rows if row["step"].isdigit() and int(row["step"]) <= step]
-    if len(kept) == len(rows):
-        return
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(kept)
-    temporary.replace(path)
 
 
 def git_commit() -> str | None:

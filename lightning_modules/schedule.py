@@ -13,7 +13,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
-from evaluation.results import Row, drop_rows_after, git_commit, make_row, table
+from evaluation.output import drop_rows_after
+from evaluation.results import Row, git_commit, make_row, table
 from lightning_modules.compression import CompressionSystem
 from lightning_modules.experiment import Experiment
 from lightning_modules.stages import Stage, fingerprint, frozen_state, load_into

@@ -1,20 +1,18 @@
 """Stage: what trains now, on what, for how long, from where; and what frozen means."""
 
 import hashlib
-import pickle
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from losses.objective import Objective
 from losses.schedules import Scalar
-from models.checkpoint import is_run, last_finished
+from models.checkpoint import is_run, last_finished, safely_loaded
 from models.entropy.tables import is_table
 
 
@@ -184,14 +182,10 @@ def read_weights(system: nn.Module, part: str, source: str) -> tuple[nn.Module, 
     path, _, prefix = source.partition(":")
     if is_run(Path(path)):
         path = last_finished(Path(path))
-    if not Path(path).is_file():
-        raise ValueError(f"init_from: {part}: there is no checkpoint or run folder {str(path)!r}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"init_from: {part}: {path} is no checkpoint that can be loaded safely ({type(error).__name__})"
-        ) from error
+        state = safely_loaded(Path(path))
+    except ValueError as error:
+        raise ValueError(f"init_from: {part}: {error}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     start = (prefix or part) + "."
     state = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}

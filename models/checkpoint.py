@@ -48,16 +48,16 @@ def last_finished(run_dir: Path) -> Path:
     raise ValueError(f"{run_dir} has no finished stage yet: {remedy}")
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read the model of a checkpoint, weights only: no code in the file is run.
+def safely_loaded(path: Path) -> Any:
+    """What ``torch.save`` wrote, tensors and plain containers alone: no code in the file is run.
 
     Raises:
-        ValueError: no such file, not a checkpoint, or one of another project; the message says which.
+        ValueError: no such file, or it cannot be loaded so.
     """
     if not path.is_file():
         raise ValueError(f"there is no checkpoint {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (
         Exception
     ) as error:  # garbage makes the restricted unpickler raise anything: IndexError, KeyError...
@@ -65,6 +65,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} is no checkpoint that can be loaded safely ({type(error).__name__}): it is damaged, of another "
             "kind, or holds code"
         ) from error
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read the model of a checkpoint, weights only: no code in the file is run.
+
+    Raises:
+        ValueError: no such file, not a checkpoint, or one of another project; the message says which.
+    """
+    content = safely_loaded(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
         raise ValueError(f"{path} is no checkpoint of a training run: it has no `state_dict`")
     config = content.get("config")

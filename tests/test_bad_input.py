@@ -180,7 +180,7 @@ MISTAKES = {
     "no folder to resume": (["resume=nowhere"], r"resume=nowhere is no run folder: it has no config\.yaml"),
     "no checkpoint": (
         ["schedule.heads.init_from={codec: nowhere.ckpt}"],
-        r"stage 'heads': init_from: codec: there is no checkpoint 'nowhere\.ckpt'",
+        r"stage 'heads': init_from: codec: there is no checkpoint nowhere\.ckpt",
     ),
     "no root": (["data=class_folders"], r"data\.root is missing: give data\.root=VALUE"),
     "root that is not there": (

@@ -1,12 +1,12 @@
 """Encoder and decoder agree on every integer, whatever computes them; CompressAI's models code as CompressAI does."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.determinism import default_dtype, threads
 from models.bitstream import BitstreamError
 from models.codecs.base import Codec
 from models.codecs.compressai import CompressAICodec
@@ -112,26 +112,6 @@ def test_exact_copies_notice_writes() -> None:
 
 
 # -- the same symbols on every path ----------------------------------------------------------------------------------
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def by_channels_last(codec: Codec) -> None:

@@ -256,3 +256,15 @@ def test_heads_learn_on_all_rates_of_a_standard_codec(tmp_path):
     assert set(drawn) == set(codec.rates)
     assert drawn != [CompressionSystem(codec, {}, seed=4).training_rate(step) for step in range(100)]
     assert CompressionSystem(Identity(), {}).training_rate(0) is None
+
+
+def test_a_folder_of_which_nothing_can_be_read(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.png").write_text("no picture")
+    with pytest.raises(UserError, match="none of the 1 images can be read, first: a.png"):
+        run(tmp_path / "out", "codecs=[jpeg]", f"data.root={tmp_path / 'data'}")
+
+
+def test_what_must_be_given(tmp_path):
+    with pytest.raises(UserError, match="codecs is missing: give codecs=VALUE"):
+        evaluate.run(compose("evaluate"), "python evaluate.py")

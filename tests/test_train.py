@@ -20,7 +20,7 @@ from hydra.core.singleton import Singleton
 from hydra.utils import instantiate
 
 import train
-from evaluation.results import drop_rows_after
+from evaluation.output import drop_rows_after
 from lightning_modules.compression import CompressionSystem
 from tests.conftest import compose_config
 

@@ -4,10 +4,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from compressai.zoo import load_state_dict as renamed
 from torch import Tensor, nn
 
+from models.checkpoint import safely_loaded
 from models.entropy.tables import is_table
 
 FILE = "compressai.pth.tar"
@@ -45,17 +45,10 @@ def load_compressai(module: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: no such file, no weights-only checkpoint, or of another architecture or size.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"weights={path}: there is no such file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # garbage makes the restricted unpickler raise anything: IndexError, KeyError...
-        raise ValueError(
-            f"weights={path} is no checkpoint that can be loaded safely ({type(error).__name__})"
-        ) from error
+        content = safely_loaded(Path(path))
+    except ValueError as error:
+        raise ValueError(f"weights: {error}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"weights={path} holds no state dict")
     state = renamed(next((content[key] for key in CONTAINERS if key in content), content))
