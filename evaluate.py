@@ -80,7 +80,7 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
         KeyboardInterrupt: what was measured is kept.
     """
     try:
-        if missing := sorted(OmegaConf.missing_keys(cfg)):
+        if missing := [key for key in ("codecs", "out") if OmegaConf.is_missing(cfg, key)]:
             raise ValueError(f"{missing[0]} is missing: give {missing[0]}=VALUE; --help shows examples")
         plain = OmegaConf.to_container(cfg, resolve=True)
         _check(plain)

@@ -113,7 +113,7 @@ def _task_figure(results: Mapping[str, Any], metric: str) -> Figure:
         metric=metric,
         title=f"{task}: {name} over rate",
         short=name,
-        x_label="bits per pixel that the task pays for",
+        x_label="bpp the task pays for",
         y_label=f"{task}: {name}",
         lines=tuple(_lines(results, metric)),
         bounds=tuple(Bound(head, value) for head, value in values),

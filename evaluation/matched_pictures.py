@@ -23,7 +23,8 @@ def matched_pictures(
     """A few images, evenly spaced, decoded by every codec.
 
     The middle point of the first learned codec sets the bits of each image, or without one that of the first codec.
-    Standard codecs search the quality that comes closest from below, for others the nearest point is shown. The identity codec is left out: it is the original.
+    Standard codecs search the quality that comes closest from below, for others the nearest point is shown. The
+    identity codec is left out: it is the original.
 
     Args:
         evaluation: what was measured.
