@@ -129,17 +129,17 @@ def _evaluated(root: Path, out: Path) -> Iterator[dict[str, Any]]:
 
 def _of_other_tool(root: Path) -> Iterator[dict[str, Any]]:
     for ours, theirs in AS_OTHER_TOOLS.items():
-        arguments = ["-m", "compressai.utils.bench", theirs, str(root), "-q", *map(str, QUALITIES)]
+        arguments = ["-m", "compressai.utils.bench", theirs, str(root), "-q", ",".join(map(str, QUALITIES))]
         done = subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True)
         found = json.loads(done.stdout)["results"]
         for place, quality in enumerate(QUALITIES):
             yield {
                 "kind": "compressai",
-                "command": f"python -m compressai.utils.bench {theirs} DIR -q {' '.join(map(str, QUALITIES))}",
+                "command": f"python -m compressai.utils.bench {theirs} DIR -q {','.join(map(str, QUALITIES))}",
                 "codec": ours,
                 "rate": float(quality),
                 "bpp": found["bpp"][place],
-                "psnr": found["psnr-rgb" if "psnr-rgb" in found else "psnr"][place],
+                "psnr": found["psnr-rgb"][place],
             }
 
 
