@@ -92,8 +92,12 @@ def test_figures_equal_those_of_a_plain_loop(images, tmp_path):
         assert row["tasks"]["identity/bpp"] == pytest.approx(row["bpp"])
 
 
-def test_workers_and_order_change_nothing(images, tmp_path):
-    points = [Point("mine", tiny_codec("mean_scale_tiny").eval()), jpeg(30.0), jpeg(80.0)]
+@pytest.mark.parametrize("name", ["mean_scale_tiny", "compressai_mbt2018_mean"])
+def test_workers_and_order_change_nothing(name, images, tmp_path):
+    codec = tiny_codec(name).eval()
+    # Two readers of one model: CompressAI's needs hooks while it estimates, which threads must not share.
+    heads = [Head("identity", "other", task(codec, images.source.labels, "y_hat"), reader=codec)]
+    points = [Point("mine", codec), jpeg(30.0, heads=heads), jpeg(80.0, heads=heads)]
     one = quietly(points, images, tmp_path / "1", workers=1)
     two = quietly(points, images, tmp_path / "2", workers=2)
     assert one.entries == two.entries

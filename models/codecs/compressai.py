@@ -1,6 +1,7 @@
 """CompressAI's image models behind Codec, all through one wrapper."""
 
 import os
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -116,6 +117,7 @@ class CompressAICodec(Codec):
             return None
 
         with (
+            ONE_AT_A_TIME,
             _hooks(self.model.g_a.register_forward_hook(see_y)),
             _keyed(self.model, keys, self.training),
             # First of all: before an accelerated g_s rounds its input.
@@ -194,6 +196,10 @@ def _refine(model: GaussianConditional) -> None:
     if not table.numel() or (table.shape == coarse.shape and torch.allclose(table.cpu().float(), coarse)):
         model.scale_table = torch.tensor(fine_table(), dtype=torch.float32, device=table.device)
         tables.clear(model)
+
+
+ONE_AT_A_TIME = threading.Lock()
+"""Estimates change their model while they run, and threads share it (evaluation codes several images at once)."""
 
 
 @contextmanager
