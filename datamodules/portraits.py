@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -177,5 +178,7 @@ def _draw_all(
     if len(indices) * size * size < _WORTH_A_POOL or cores == 1 or not can_fork:
         yield from bar(map(one, indices))
         return
-    with multiprocessing.get_context("fork").Pool(min(cores, 16)) as pool:
+    # The pool ends its children by SIGTERM, and a training process has taught itself, and them, to survive that.
+    mortal = {"initializer": signal.signal, "initargs": (signal.SIGTERM, signal.SIG_DFL)}
+    with multiprocessing.get_context("fork").Pool(min(cores, 16), **mortal) as pool:
         yield from bar(pool.imap(one, indices, chunksize=32))

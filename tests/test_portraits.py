@@ -1,7 +1,9 @@
 """The drawn data set: the same everywhere, and labels that say what the pictures show."""
 
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +235,16 @@ def test_splits_are_disjoint_and_do_not_depend_on_their_sizes(small: Portraits):
     assert torch.equal(more.read(1)["image"], splits[2].read(1)["image"])
 
 
+@pytest.fixture
+def surviving_sigterm() -> Iterator[None]:
+    """As in a process in which Lightning has trained: children that inherit this cannot be ended by SIGTERM."""
+    usual = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, usual)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("surviving_sigterm")
 def test_many_portraits_are_drawn_by_several_processes_in_order(monkeypatch):
     module = Portraits(num_train=40, num_identities=8, batch_size=8)
     alone = module.source("train")
