@@ -48,8 +48,11 @@ class Cache:
         return entry if entry is not None and entry["digest"] == digest else None
 
     def add(self, image: str, digest: str, content: Mapping[str, Any]) -> Entry:
-        """Keep what was measured of an image."""
-        entry = {"image": image, "digest": digest, **content}
+        """Keep what was measured of an image, and what was known of it: other heads, other measures."""
+        known = self.get(image, digest) or {}
+        entry = {"image": image, "digest": digest}
+        for key, value in content.items():
+            entry[key] = {**known.get(key, {}), **value} if isinstance(value, Mapping) else value
         with self.lock:
             self.entries[image] = entry
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -196,18 +196,6 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def join(strings: Sequence[bytes]) -> bytes:
-    """Several strings as one: lengths of all but the last (varints), then the strings."""
-    return b"".join(_varint(len(s)) for s in strings[:-1]) + b"".join(strings)
-
-
-def split(data: bytes, count: int) -> list[bytes]:
-    """Undo ``join``; ``count`` is how many there were."""
-    reader = _Reader(data)
-    lengths = [reader.varint() for _ in range(count - 1)]
-    return [*(reader.take(n) for n in lengths), reader.take(reader.remaining)]
-
-
 def _checksum(before: bytes, string: bytes) -> int:
     return zlib.crc32(string, zlib.crc32(before))
 

@@ -7,7 +7,6 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
-from models.bitstream import join, split
 from models.entropy import tables
 from models.entropy.code_length import code_length
 from models.entropy.exact import Exact
@@ -166,8 +165,3 @@ def test_exact_is_independent_of_the_original() -> None:
     exact = Exact()
     assert exact(linear, torch.ones(1, 2)).dtype == torch.float64
     assert linear.weight.dtype == torch.float16
-
-
-@pytest.mark.parametrize("strings", [[b"a"], [b"", b"xy"], [b"a" * 300, b"", b"c" * 5]])
-def test_join_and_split(strings: list[bytes]) -> None:
-    assert split(join(strings), len(strings)) == strings

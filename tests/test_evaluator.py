@@ -120,6 +120,11 @@ def test_second_call_measures_nothing_and_new_heads_alone_are_added(images, tmp_
     heads = [Head("identity", "other", task(codec, labels), codec)]
     quietly([jpeg(30.0, heads=heads), jpeg(60.0)], images, tmp_path, workers=1)
     assert set(calls) == {30.0}
+    others = [Head("identity", "another", task(codec, labels, seed=1), codec)]
+    quietly([jpeg(30.0, heads=others)], images, tmp_path, workers=1)
+    calls.clear()
+    quietly([jpeg(30.0, heads=[*heads, *others])], images, tmp_path, workers=1)
+    assert not calls
 
 
 def test_interrupted_goes_on(images, tmp_path, monkeypatch):
