@@ -31,9 +31,9 @@ from evaluation.points import OWN, Point, weights
 from evaluation.report import write_report
 from evaluation.results import table
 from evaluation.rows import image_rows, rows_of
-from launch.command import MISTAKES, fail, run_main
+from launch.command import MISTAKES, run_main
 from launch.config_check import check_components
-from launch.errors import UserError, one_line
+from launch.errors import UserError, fail, one_line
 from launch.evaluation_sources import Skipped, SplitImages, points_of
 
 KEYS = {

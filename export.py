@@ -10,14 +10,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from evaluation.results import git_commit
-from launch.errors import one_line
+from launch.errors import fail
 from models.merge_heads import add_head
 from models.model_card import model_card
 from models.model_folder import describe, written_whole
@@ -110,11 +110,6 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"results={path} is no results.json of evaluate.py: {error!r}") from error
 
 
-def _fail(error: BaseException) -> NoReturn:
-    print(f"export.py: error: {one_line(error)}", file=sys.stderr)
-    sys.exit(2)
-
-
 def command() -> None:
     """``python export.py``: the user's mistakes become one line and status 2."""
     if {"--help", "-h"} & set(sys.argv[1:]):
@@ -123,7 +118,7 @@ def command() -> None:
     try:
         print(export(read_options(sys.argv[1:])))
     except (ValueError, TypeError, ImportError, OSError, OmegaConfBaseException, YAMLError) as error:
-        _fail(error)
+        fail(error, 2)
 
 
 if __name__ == "__main__":

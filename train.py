@@ -32,9 +32,9 @@ from omegaconf.errors import OmegaConfBaseException
 from callbacks.csv_logger import RunCSV
 from callbacks.unreadable_files import TooManyUnreadable
 from datamodules.source import DataError
-from launch.command import MISTAKES, SHOW_ALL, fail, run_main
+from launch.command import MISTAKES, run_main
 from launch.config_check import check_components
-from launch.errors import UserError, one_line
+from launch.errors import SHOW_ALL, UserError, fail, one_line
 from launch.run_folder import check_run_dir, differences, moved, point_name
 from lightning_modules.experiment import Experiment
 from lightning_modules.schedule import run

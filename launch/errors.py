@@ -1,6 +1,14 @@
 """A mistake in one line."""
 
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
 from omegaconf.errors import OmegaConfBaseException
+
+SHOW_ALL = os.environ.get("HYDRA_FULL_ERROR") == "1"
+"""Whether mistakes come with the frames that led to them."""
 
 
 class UserError(Exception):
@@ -26,3 +34,11 @@ def one_line(error: BaseException) -> str:
         key = getattr(error, "full_key", None)
         text = str(error).splitlines()[0] + (f" ({key})" if key else "")
     return prefix + " ".join(text.split())
+
+
+def fail(error: BaseException, status: int, more: str = "") -> NoReturn:
+    """One line on stderr, and the end."""
+    if SHOW_ALL:
+        raise error
+    print(f"{Path(sys.argv[0]).name}: error: {one_line(error)}{more}", file=sys.stderr)
+    sys.exit(status)

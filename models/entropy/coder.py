@@ -112,7 +112,7 @@ class Encoder:
         assert symbols.dtype == np.int32
         assert rows.dtype == np.uint16
         assert symbols.shape == rows.shape
-        self._pieces.append((_flat(symbols), _flat(rows), tables))
+        self._pieces.append((np.ascontiguousarray(symbols), _flat(rows), tables))
 
     def finish(self) -> bytes:
         """The string of all symbols pushed."""
@@ -130,7 +130,7 @@ class Encoder:
         for symbols, rows, tables in reversed(self._pieces):
             words = np.empty(2 * symbols.size + 2, np.uint32)
             state, position = rans.encode(
-                symbols, rows, tables.entries, tables.first, tables.offsets, np.uint64(state), words
+                _flat(symbols), rows, tables.entries, tables.first, tables.offsets, np.uint64(state), words
             )
             if position < 0:
                 raise ValueError(
@@ -184,8 +184,9 @@ class Decoder:
         if position == rans.DAMAGED:
             raise BitstreamError("the string is damaged: it holds a symbol that no encoder writes")
         self._state, self._position = np.uint64(state), position
+        symbols = symbols.reshape(rows.shape)
         self._hash = fingerprint((symbols,), self._hash)
-        return symbols.reshape(rows.shape)
+        return symbols
 
     def finish(self) -> None:
         """Check that the string ends here, and that its symbols are the encoder's."""
@@ -211,9 +212,11 @@ class CompressAIDecoder(Decoder):
 
 
 def fingerprint(pieces: Iterable[np.ndarray], seed: int = 0) -> np.uint64:
-    """A 64-bit hash of int32 arrays and of how they are divided into pieces."""
+    """A 64-bit hash of int32 arrays, of their shapes, and of how they are divided into pieces."""
     for piece in pieces:
-        seed = rans.fingerprint(piece, np.uint64(seed))
+        # Latents of another shape may have as many symbols: a changed size in a header shows here.
+        for array in (np.array(piece.shape, np.int32), _flat(piece)):
+            seed = rans.fingerprint(array, np.uint64(seed))
     return np.uint64(seed)
 
 
