@@ -10,8 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from compressai.models import MeanScaleHyperprior, ScaleHyperprior
 from PIL import Image
 from torch import Tensor, nn
 
+from evaluation.threads import threads
 from models.codecs.compressai import CompressAICodec
 from models.entropy.stream import Reader, Writer
 
@@ -43,18 +43,6 @@ def in_turn(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, floa
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Both sides on one core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def briefly_trained(
@@ -108,7 +96,7 @@ def coding_of_y(codec: CompressAICodec, picture: Tensor, *, repeats: int = 15) -
     """
     own, walk = codec.model, codec.walk
     theirs = compressai_of(codec)
-    with one_thread():
+    with threads(1), torch.no_grad():
         (bitstream,) = codec.compress(picture)
         y = own.g_a(picture)
         z = own.h_a(y if isinstance(own, MeanScaleHyperprior) else y.abs())
@@ -203,48 +191,18 @@ def over_ideal(codec: CompressAICodec, picture: Tensor) -> Row:
     return {"bits": bits, "ideal_bits": ideal, "over_percent": 100 * (bits - 64) / ideal - 100}
 
 
-def whole_codec(codec: CompressAICodec, picture: Tensor, *, repeats: int = 3) -> Row:
-    """Whole ``compress`` and ``decompress``, transforms included, beside CompressAI's on the same weights, one core.
-
-    For models with a serial context (``mbt2018``) and ELIC. Returns ``seconds``, ``speedup`` (encode, decode, both) and
-    ``bytes``.
-    """
-    theirs = compressai_of(codec)
-    with one_thread():
-        (bitstream,) = codec.compress(picture)
-        result = theirs.compress(picture)
-        calls = {
-            "compressai_encode": lambda: theirs.compress(picture),
-            "encode": lambda: codec.compress(picture),
-            "compressai_decode": lambda: theirs.decompress(result["strings"], result["shape"]),
-            "decode": lambda: codec.decompress([bitstream]),
-        }
-        seconds = in_turn(calls, repeats)
-    both = {side: seconds[f"{side}encode"] + seconds[f"{side}decode"] for side in ("compressai_", "")}
-    return {
-        "seconds": seconds,
-        "speedup": {
-            "encode": seconds["compressai_encode"] / seconds["encode"],
-            "decode": seconds["compressai_decode"] / seconds["decode"],
-            "both": both["compressai_"] / both[""],
-        },
-        "bytes": {
-            "compressai": sum(len(strings[0]) for strings in result["strings"]),
-            "ours": len(bitstream.strings["base"]),
-        },
-    }
-
-
 def compressai_of(codec: CompressAICodec) -> nn.Module:
     """CompressAI's own model with the same weights, its own tables, and its own coding."""
-    arguments = {
-        name: getattr(codec.model, name) for name in ("N", "M", "groups") if hasattr(codec.model, name)
-    }
-    model = type(codec.model)(**arguments).eval()
+    model = type(codec.model)(**arguments_of(codec)).eval()
     for mine, other in zip(model.parameters(), codec.model.parameters(), strict=True):
         mine.data.copy_(other)
     model.update()
     return model
+
+
+def arguments_of(codec: CompressAICodec) -> dict[str, Any]:
+    """What CompressAI's class of model was constructed with."""
+    return {name: getattr(codec.model, name) for name in ("N", "M", "groups") if hasattr(codec.model, name)}
 
 
 FIRST_CALL = """
@@ -283,9 +241,6 @@ def main(picture_path: str, folder: str | None = None) -> None:
         briefly_trained(hyperprior, folder)
     print("y", coding_of_y(hyperprior, picture))
     print("over ideal", over_ideal(hyperprior, picture))
-    print("serial", whole_codec(CompressAICodec("mbt2018", {"N": 128, "M": 192}).eval(), picture, repeats=1))
-    elic = {"N": 192, "M": 320, "groups": [16, 16, 32, 64, 192]}
-    print("elic", whole_codec(CompressAICodec("elic2022-official", elic).eval(), picture))
 
 
 if __name__ == "__main__":

@@ -22,9 +22,11 @@ from torch import nn
 
 from benchmarks import fuzz
 from benchmarks.coder import Row, briefly_trained, coding_of_y, over_ideal
-from benchmarks.determinism import Way, photos_of, star, threads, ways
+from benchmarks.determinism import Way, photos_of, star, ways
+from benchmarks.eval_tool import beside_eval_tool
 from benchmarks.record import Figures, Rows, write
 from benchmarks.whole_codecs import analysing, beside_compressai, bytes_of, overhead
+from evaluation.threads import threads
 from models.codecs.base import Codec
 from models.codecs.compressai import CompressAICodec
 from models.codecs.compressai_weights import FILE
@@ -158,6 +160,10 @@ def measure(photos: Path, model: Pretrained, effort: Effort, *, weights: Path | 
             **over_ideal(exported, picture),
         }
         yield {"kind": "file", "codec": "MODEL", "photo": number, **overhead(model.codec, picture)}
+    for name, codec in codecs.items():
+        with threads(num_threads):
+            for row in beside_eval_tool(codec, photos):
+                yield {"kind": "tool", "codec": name, **row}
     for architecture, codec in ((SERIAL, serial), (ELIC, elic)):
         row = beside_compressai(codec, photo, repeats=max(1, repeats // 2), num_threads=num_threads)
         yield {"kind": "whole", "codec": architecture.name, **row}
@@ -211,6 +217,12 @@ def figures(rows: Rows) -> Figures:
         **fuzz.figures(of("fuzz")),
         "analyze_time_ratio": analysis["ratio"],
         "bif_overhead_bytes": max(row["overhead"] for row in of("file")),
+        **{
+            f"max_{key}_difference_to_compressai": max(
+                abs(r["ours"][key] - r["compressai"][key]) for r in of("tool")
+            )
+            for key in ("psnr", "estimated_bpp", "bpp")
+        },
     }
 
 

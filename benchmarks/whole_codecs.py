@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.coder import Row, compressai_of, in_turn
-from benchmarks.determinism import threads
+from evaluation.threads import threads
 from models.codecs.base import Codec
 from models.codecs.compressai import CompressAICodec
 from models.transforms.fast import bf16_instructions

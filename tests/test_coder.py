@@ -415,6 +415,12 @@ def test_the_coder_works_where_nothing_can_be_cached() -> None:
     assert int(here.stdout) == rans.fingerprint(np.arange(5, dtype=np.int32), np.uint64(0))
 
 
+def test_the_fingerprint_tells_shapes() -> None:
+    piece = np.arange(24, dtype=np.int32)
+    shapes = [(24,), (4, 6), (6, 4), (2, 3, 4), (1, 4, 6), (24, 1)]
+    assert len({int(fingerprint([piece.reshape(shape)])) for shape in shapes}) == len(shapes)
+
+
 def test_the_fingerprint_tells_values_order_and_length() -> None:
     base = np.arange(-20, 21, dtype=np.int32)
     others = [base[::-1].copy(), base[:-1], np.append(base, np.int32(0)), base + 1]

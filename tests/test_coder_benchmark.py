@@ -1,7 +1,5 @@
 """The measurements of benchmarks/coder.py measure what they say, on codecs that are small enough to test."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -33,12 +31,6 @@ def test_y_is_measured_on_the_same_weights(architecture: str, picture: Tensor) -
     assert row["speedup"]["decode"] == seconds["compressai_decode"] / seconds["decode"] > 0
     assert row["bytes"]["ours"] <= row["bytes"]["compressai"]
     assert row["bytes"]["y"] <= row["bytes"]["compressai_y"]
-
-
-def test_whole_codecs_are_measured_on_the_same_weights(picture: Tensor) -> None:
-    row = coder.whole_codec(small("mbt2018"), picture, repeats=1)
-    assert row["bytes"]["ours"] <= row["bytes"]["compressai"]
-    assert all(math.isfinite(value) and value > 0 for value in row["speedup"].values())
 
 
 def test_the_ideal_is_what_the_tables_approach(picture: Tensor) -> None:

@@ -1,6 +1,7 @@
 """The record ``coding``: what it measures on codecs small enough to test, and how its figures follow from its rows."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,11 +37,18 @@ KEYS = {
     "fuzz_failures",
     "analyze_time_ratio",
     "bif_overhead_bytes",
+    "max_psnr_difference_to_compressai",
+    "max_estimated_bpp_difference_to_compressai",
+    "max_bpp_difference_to_compressai",
 }
 
 
 def whole(codec: str, ours: int, **speedup: dict[str, float]) -> dict[str, Any]:
     return {"kind": "whole", "codec": codec, "speedup": speedup, "bytes": {"compressai": 1000, "ours": ours}}
+
+
+def tool(psnr: float, estimated_bpp: float, bpp: float) -> dict[str, float]:
+    return {"psnr": psnr, "estimated_bpp": estimated_bpp, "bpp": bpp}
 
 
 def rows() -> list[dict[str, Any]]:
@@ -56,6 +64,8 @@ def rows() -> list[dict[str, Any]]:
         {"kind": "ideal", "over_percent": 0.05},
         {"kind": "file", "overhead": 19},
         {"kind": "file", "overhead": 20},
+        {"kind": "tool", "compressai": tool(30.0, 0.5, 0.51), "ours": tool(30.5, 0.5, 0.5)},
+        {"kind": "tool", "compressai": tool(31.0, 0.25, 0.26), "ours": tool(31.0, 0.5, 0.26)},
         {"kind": "analyze", "accelerated": False, "ratio": 0.1},
         {"kind": "analyze", "accelerated": True, "ratio": 0.3},
         {"kind": "star", "wrong": 0},
@@ -78,6 +88,9 @@ def test_figures_are_the_issue_s_and_the_worst_where_there_are_several() -> None
     assert found["ar_decode_speedup"] == 4.0
     assert (found["fuzz_files"], found["fuzz_failures"]) == (100, 1)
     assert (found["analyze_time_ratio"], found["bif_overhead_bytes"]) == (0.3, 20)
+    assert found["max_psnr_difference_to_compressai"] == 0.5
+    assert found["max_estimated_bpp_difference_to_compressai"] == 0.25
+    assert found["max_bpp_difference_to_compressai"] == pytest.approx(0.01)
 
 
 def test_without_instructions_bf16_is_null() -> None:
@@ -117,6 +130,22 @@ def test_whole_codecs_are_measured_on_the_same_weights(architecture: str, pictur
     assert coding.bytes_of(codec, picture)["bytes"] == row["bytes"]
     # The codec itself stays plain, for what is measured next.
     assert not codec.model.g_a._forward_hooks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["bmshj2018-hyperprior", "mbt2018-mean"])
+def test_compressai_s_tool_and_ours_agree_on_a_checkpoint(architecture: str, tmp_path: Path) -> None:
+    for seed in range(2):
+        Image.fromarray(drawn(192, 256, seed)).save(tmp_path / f"{seed}.png")
+    found = list(coding.beside_eval_tool(wrapped(architecture), tmp_path))
+    assert [row["photo"] for row in found] == ["0", "1"]
+    for row in found:
+        theirs, ours = row["compressai"], row["ours"]
+        assert ours["psnr"] == pytest.approx(theirs["psnr"], abs=1e-3)
+        assert ours["estimated_bpp"] == pytest.approx(theirs["estimated_bpp"], rel=1e-4)
+        # Two coder states of 8 bytes at most against one and 2 bytes of fingerprint; tables from float32 or float64.
+        saved = (theirs["bpp"] - ours["bpp"]) * 192 * 256 / 8
+        assert 0 <= saved <= 16 + 0.01 * theirs["bpp"] * 192 * 256 / 8
 
 
 def test_overhead_is_what_is_no_string(picture: Tensor) -> None:

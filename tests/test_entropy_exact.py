@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.determinism import default_dtype, threads
+from benchmarks.determinism import default_dtype
+from evaluation.threads import threads
 from models.bitstream import BitstreamError
 from models.codecs.base import Codec
 from models.codecs.compressai import CompressAICodec
