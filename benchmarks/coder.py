@@ -20,9 +20,9 @@ from compressai.models import MeanScaleHyperprior, ScaleHyperprior
 from PIL import Image
 from torch import Tensor, nn
 
-from evaluation.threads import threads
 from models.codecs.compressai import CompressAICodec
 from models.entropy.stream import Reader, Writer
+from models.threads import threads
 
 Row = dict[str, Any]
 

@@ -26,11 +26,11 @@ from benchmarks.determinism import Way, photos_of, star, ways
 from benchmarks.eval_tool import beside_eval_tool
 from benchmarks.record import Figures, Rows, write
 from benchmarks.whole_codecs import analysing, beside_compressai, bytes_of, overhead
-from evaluation.threads import threads
 from models.codecs.base import Codec
 from models.codecs.compressai import CompressAICodec
 from models.codecs.compressai_weights import FILE
 from models.pretrained import Pretrained, load
+from models.threads import threads
 
 NAME = "coding"
 CROP = 256

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.coder import Row, picture_of
-from evaluation.threads import threads
 from models.bitstream import BitstreamError
 from models.codecs.base import Codec
 from models.codecs.compressai import CompressAICodec
 from models.entropy.exact import Exact
 from models.entropy.stream import Reader, Writer
 from models.outputs import Bitstream
+from models.threads import threads
 from models.transforms.fast import bf16_instructions
 
 Symbols = list[Tensor]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.coder import Row, compressai_of, in_turn
-from evaluation.threads import threads
 from models.codecs.base import Codec
 from models.codecs.compressai import CompressAICodec
+from models.threads import threads
 from models.transforms.fast import bf16_instructions
 
 

@@ -22,7 +22,7 @@ from evaluation.environment import processor
 from evaluation.measures import PICTURE_METRICS, levels, picture_quality
 from evaluation.points import Point, identity
 from evaluation.set_metrics import states_of, to_json
-from evaluation.threads import threads
+from models.threads import threads
 
 Batch = Mapping[str, Any]
 

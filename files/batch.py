@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from models.threads import threads
+
 
 class Skipped(Exception):
     """A job that had nothing to do; the message says why. No mistake."""
@@ -50,7 +52,7 @@ def run(
     Args:
         paths: of the files, for messages.
         work: does the job of a position in ``paths``; returns its line.
-        workers: threads, one file each; default: one for each core. Each gets its share of the cores.
+        workers: threads, one file each; default: one for each core. Each gets its share of torch's threads.
         failed: gives the line to print on stdout, if any, for a file that failed for a reason.
 
     Raises:
@@ -58,11 +60,11 @@ def run(
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = max(1, min(workers or cores, len(paths)))
-    torch.set_num_threads(max(1, cores // workers))
     count = Count()
     pool = ThreadPoolExecutor(workers)
     # No bar where nobody looks, nor for a single file.
-    with tqdm(total=len(paths), unit="file", disable=True if len(paths) < 2 else None, leave=False) as bar:
+    bar = tqdm(total=len(paths), unit="file", disable=True if len(paths) < 2 else None, leave=False)
+    with threads(max(1, torch.get_num_threads() // workers)), bar:
         try:
             futures = [pool.submit(work, index) for index in range(len(paths))]
             for future in futures:

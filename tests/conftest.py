@@ -16,6 +16,7 @@ from models.codecs.base import Codec
 from models.entropy.code_length import code_length
 from models.entropy.factorized import Factorized
 from models.outputs import CodecOutput, LatentSpec, Layer
+from models.threads import threads
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -156,6 +157,19 @@ def images() -> Tensor:
 def _hydra() -> Iterator[None]:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tests run side by side: a second thread of one takes the core of another, and both wait ten times as long."""
+    with threads(1):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _threads_are_given_back() -> Iterator[None]:
+    yield
+    assert torch.get_num_threads() == 1
 
 
 def compose_config(*overrides: str) -> DictConfig:

@@ -49,14 +49,6 @@ from tasks.classification import Classification
 NUM_BATCHES = 6
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 # -- an honest tiny data set, head and run -------------------------------------------------------------------
 
 
@@ -205,7 +197,6 @@ def wandb_history(folder):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Two stages with shared loggers, fresh callbacks for each, as the schedule runs them."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("run")
     data = BlobData()
     loggers = [

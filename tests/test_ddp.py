@@ -22,48 +22,56 @@ augmentation and label counts that depended on the rank would show as 1e-3 and m
 """
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folders = {}
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for trainer in ("cpu", "ddp_cpu"):
-        folders[trainer] = tmp_path_factory.mktemp(trainer)
-        command = [sys.executable, "tests/run_schedules.py", trainer, str(folders[trainer])]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
-        assert done.returncode == 0, done.stderr[-3000:]
-    return folders
-
-
 @pytest.mark.slow
-@pytest.mark.xdist_group("ddp")
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_two_processes_agree_with_one(schedule: str, runs: dict[str, Path]) -> None:
-    one, two = (sorted((runs[trainer] / schedule / "stages").iterdir()) for trainer in ("cpu", "ddp_cpu"))
-    assert [folder.name for folder in one] == [folder.name for folder in two]
-    for a, b in zip(one, two, strict=True):
-        weights, others = (
-            torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-            for folder in (a, b)
+@pytest.mark.timeout(900)
+def test_two_processes_train_and_measure_what_one_does(tmp_path: Path) -> None:
+    """One test, for both trainings are long; they run side by side."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "tests/run_schedules.py"]
+    logs = {trainer: tmp_path / f"{trainer}.log" for trainer in ("cpu", "ddp_cpu")}
+    started = {}
+    for trainer, log in logs.items():
+        with log.open("w") as file:
+            started[trainer] = subprocess.Popen(
+                [*command, trainer, str(tmp_path / trainer)],
+                cwd=ROOT,
+                env=environment,
+                stdout=file,
+                stderr=file,
+            )
+    for trainer, process in started.items():
+        assert process.wait() == 0, f"{trainer}: {logs[trainer].read_text()[-3000:]}"
+    for schedule in SCHEDULES:
+        one, two = (tmp_path / trainer / schedule for trainer in started)
+        _check_weights(one, two)
+        _check_figures(one, two)
+
+
+def _check_weights(one: Path, two: Path) -> None:
+    stages, others = (sorted((run / "stages").iterdir()) for run in (one, two))
+    assert stages
+    assert [stage.name for stage in stages] == [stage.name for stage in others]
+    for a, b in zip(stages, others, strict=True):
+        weights, same = (
+            torch.load(stage / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+            for stage in (a, b)
         )
-        assert weights.keys() == others.keys()
+        assert weights.keys() == same.keys()
         for name, value in weights.items():
             difference = (
-                (value.double() - others[name].double()).abs().max() if value.numel() else torch.zeros(())
+                (value.double() - same[name].double()).abs().max() if value.numel() else torch.zeros(())
             )
-            assert difference <= TOLERANCE, f"{a.name}: {name} differs by {difference:.1e}"
+            assert difference <= TOLERANCE, f"{one.name}, {a.name}: {name} differs by {difference:.1e}"
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("ddp")
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_figures_of_two_processes_are_those_of_one(schedule: str, runs: dict[str, Path]) -> None:
+def _check_figures(one: Path, two: Path) -> None:
     """Validation and test see every image once, whoever reads it: five images, three on one rank, two on the other."""
-    one, two = (json.loads((runs[t] / schedule / "summary.json").read_text()) for t in ("cpu", "ddp_cpu"))
-    for a, b in zip(one["stages"], two["stages"], strict=True):
+    mine, theirs = (json.loads((run / "summary.json").read_text()) for run in (one, two))
+    for a, b in zip(mine["stages"], theirs["stages"], strict=True):
         assert a["metrics"].keys() == b["metrics"].keys()
         for key, value in a["metrics"].items():
-            assert b["metrics"][key] == pytest.approx(value, rel=2e-3, abs=2e-3), key
-    for a, b in zip(one["test"]["rows"], two["test"]["rows"], strict=True):
-        assert b["bpp"] == pytest.approx(a["bpp"], rel=5e-3)
-        assert b["psnr"] == pytest.approx(a["psnr"], abs=0.01)
+            assert b["metrics"][key] == pytest.approx(value, rel=2e-3, abs=2e-3), f"{one.name}: {key}"
+    for a, b in zip(mine["test"]["rows"], theirs["test"]["rows"], strict=True):
+        assert b["bpp"] == pytest.approx(a["bpp"], rel=5e-3), one.name
+        assert b["psnr"] == pytest.approx(a["psnr"], abs=0.01), one.name
         assert a["tasks"].keys() == b["tasks"].keys()

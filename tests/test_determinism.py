@@ -56,7 +56,7 @@ def test_no_way_changes_a_symbol(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["own", "hyperprior", "serial"])
+@pytest.mark.parametrize("name", ["own", "serial"])
 def test_compiling_changes_no_symbol(name: str) -> None:
     (way,) = (way for way in ways() if way.name == "compile")
     (row,) = star(MAKERS[name], pictures(2), among=[way], name=name)

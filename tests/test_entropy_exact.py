@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.determinism import default_dtype
-from evaluation.threads import threads
 from models.bitstream import BitstreamError
 from models.codecs.base import Codec
 from models.codecs.compressai import CompressAICodec
@@ -16,6 +15,7 @@ from models.entropy.compressai_models import put, take
 from models.entropy.exact import Exact
 from models.entropy.serial_context import wavefronts
 from models.outputs import Bitstream
+from models.threads import threads
 
 ARCHITECTURES = {
     "bmshj2018-factorized": {"N": 8, "M": 12},

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import recompute
 from evaluation import real_bytes
 from evaluation.measures import ImageMeans, Measures, levels, psnr
 from evaluation.results import make_row, table
@@ -95,7 +94,7 @@ def test_rows_hold_the_contract_and_tables_show_them() -> None:
     ]
 
 
-def test_every_record_s_figures_follow_from_its_rows() -> None:
+def test_every_record_s_figures_follow_from_its_rows(capsys: pytest.CaptureFixture[str]) -> None:
     records = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
     assert records, "no result records"
     for path in records:
@@ -110,7 +109,5 @@ def test_every_record_s_figures_follow_from_its_rows() -> None:
             "rows",
             "notes",
         ]
-        command = [sys.executable, "-m", "benchmarks.recompute", path.stem]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout) == record["figures"]
+        assert recompute.main(path.stem) == 0
+        assert json.loads(capsys.readouterr().out) == record["figures"]

@@ -94,14 +94,6 @@ def assert_same_weights(a: Path, b: Path, stage: str) -> None:
         torch.testing.assert_close(first[key], second[key], rtol=0, atol=0, msg=key)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the tiny quickstart."""
