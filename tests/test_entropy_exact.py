@@ -32,12 +32,20 @@ ARCHITECTURES = {
 
 
 def lively(codec: Codec) -> Codec:
-    """An untrained codec whose latents and parameters spread over many symbols and scales."""
+    """An untrained codec of many symbols, and of scales that depend on what was decoded before: chances to differ."""
     for name, parameter in codec.named_parameters():
         if parameter.dim() == 4:
             parameter.data.mul_(1.6 if "g_a" in name else 1.5)
         elif name.endswith("g_a.6.bias"):
             parameter.data.mul_(20)
+    for path, network in codec.named_modules():
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+        name = path.rpartition(".")[2]
+        if layers and name in ("g_a", "h_a"):
+            layers[-1].weight.data.mul_(8)
+        if layers and name in ("h_s", "entropy_parameters"):
+            layers[-1].weight.data.mul_(4)
+            layers[-1].bias.data.add_(torch.linspace(0.1, 6, len(layers[-1].bias)).flip(0))
     return codec.eval()
 
 

@@ -70,6 +70,7 @@ def test_a_run_gets_the_figures_of_its_own_test(a_run, tmp_path):
     assert rows["jpeg", "heads"]["encoder"]["versions"]
 
 
+@pytest.mark.slow
 def test_files_are_those_of_the_contract(a_run, tmp_path, photos):
     command = ("codecs=[webp, jpeg]", "rates={webp: [10, 80], jpeg: [10, 80]}", f"data.root={photos}")
     results = run(tmp_path / "out", *command, "gallery=1", "complexity=true")

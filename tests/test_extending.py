@@ -42,6 +42,7 @@ def test_one_file_and_one_yaml_each() -> None:
     assert kinds.count("configs") == len(kinds) - kinds.count("configs") - kinds.count("tests") == 4
 
 
+@pytest.mark.slow
 def test_the_contracts_find_the_examples_and_hold(project: Path) -> None:
     names = " or ".join((*CODECS, "presence_latents", "path_mnist", "import"))
     output = run(

@@ -171,6 +171,7 @@ def test_the_folder_codes_and_predicts_as_the_run(run: Path, folder: Path, pictu
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.yaml", "README.md"}
 
 
+@pytest.mark.slow
 def test_the_folder_works_without_the_training_part(run: Path, folder: Path, picture: Tensor) -> None:
     program = f"""
 import sys
@@ -467,6 +468,7 @@ def test_a_folder_is_written_whole_or_stays_what_it_was(folder: Path, tmp_path: 
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     """The system refuses files beyond 100 kB, in a process of its own."""
     program = f"""
