@@ -53,7 +53,10 @@ def run(options: argparse.Namespace) -> int:
             f"{options.model} has no tasks to analyze files with: give a model that was trained with tasks"
         )
     suffixes = sources.PICTURES if options.command == "compress" else {model.codec.file_suffix}
-    found = sources.find(options.inputs, suffixes, apart=options.save_maps if analyzes else options.out)
+    found, mistakes = sources.find(
+        options.inputs, suffixes, apart=options.save_maps if analyzes else options.out
+    )
+    _tell(mistakes)
     codec = _to_device(model, options.device).accelerate(bf16=options.bf16)
     if analyzes:
         count = analyse(
@@ -84,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         else:
             count = decompress(codec, found, options.out, upto=options.upto, options=settings)
     print(count, file=sys.stderr)
-    return count.status
+    return 2 if mistakes else count.status
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -98,8 +101,10 @@ def _info(options: argparse.Namespace) -> int:
 
         codec = open_model(options.model).codec
         layers, model_id = codec.layers, codec.model_id()
-    status = 0
-    for source in sources.find(options.inputs, {".bif"}):
+    found, mistakes = sources.find(options.inputs, {".bif"})
+    _tell(mistakes)
+    status = 2 if mistakes else 0
+    for source in found:
         try:
             text, sound = describe(source.path, layers, model_id)
             print(text)
@@ -108,6 +113,11 @@ def _info(options: argparse.Namespace) -> int:
             sound = False
         status = status if sound else 2
     return status
+
+
+def _tell(mistakes: Sequence[str]) -> None:
+    for mistake in mistakes:
+        print(f"error: {mistake}", file=sys.stderr)
 
 
 def _to_device(model: "Pretrained", device: str) -> "Codec":

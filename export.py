@@ -18,6 +18,7 @@ from yaml import YAMLError
 
 from evaluation.results import git_commit
 from launch.errors import fail
+from models.codecs.compressai_weights import FILE as COMPRESSAI
 from models.merge_heads import add_head
 from models.model_card import model_card
 from models.model_folder import describe, written_whole
@@ -116,7 +117,11 @@ def command() -> None:
         print(f"{__doc__}\n{CONFIG.read_text()}", end="")
         return
     try:
-        print(export(read_options(sys.argv[1:])))
+        options = read_options(sys.argv[1:])
+        folder = export(options)
+        print(folder)
+        if options["foreign"] and not (folder / COMPRESSAI).is_file():
+            print(f"(no {COMPRESSAI}: CompressAI has no such architecture)", file=sys.stderr)
     except (ValueError, TypeError, ImportError, OSError, OmegaConfBaseException, YAMLError) as error:
         fail(error, 2)
 

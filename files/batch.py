@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,12 +27,17 @@ class Count:
     failed: int = 0
 
     @property
+    def total(self) -> int:
+        """Files that were looked at."""
+        return self.done + self.skipped + self.failed
+
+    @property
     def status(self) -> int:
         """Exit status: 0, or 2 if a file failed."""
         return 2 if self.failed else 0
 
     def __str__(self) -> str:
-        total = self.done + self.skipped + self.failed
+        total = self.total
         parts = [f"{self.done} done"] + [
             f"{n} {what}" for n, what in ((self.skipped, "skipped"), (self.failed, "failed")) if n
         ]
@@ -61,19 +67,26 @@ def run(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = max(1, min(workers or cores, len(paths)))
     count = Count()
+    futures: list[Future[str]] = []
     pool = ThreadPoolExecutor(workers)
     # No bar where nobody looks, nor for a single file.
     bar = tqdm(total=len(paths), unit="file", disable=True if len(paths) < 2 else None, leave=False)
     with threads(max(1, torch.get_num_threads() // workers)), bar:
         try:
-            futures = [pool.submit(work, index) for index in range(len(paths))]
-            for future in futures:
-                future.add_done_callback(lambda _: bar.update())
+            for index in range(len(paths)):
+                futures.append(pool.submit(work, index))
+                futures[-1].add_done_callback(lambda _: bar.update())
             for index, (path, future) in enumerate(zip(paths, futures, strict=True)):
-                _report(count, path, future, lambda reason, index=index: failed(index, reason))
+                _report(count, path, future, partial(failed, index))
         except BaseException:
             tqdm.write("stopped: finishing the files at work", file=sys.stderr)
             pool.shutdown(cancel_futures=True)
+            told = count.total
+            for index in range(told, len(futures)):
+                future = futures[index]
+                if not future.cancelled() and not isinstance(future.exception(), KeyboardInterrupt):
+                    _report(count, paths[index], future, partial(failed, index))
+            print(f"{count}; {len(paths) - count.total} not begun", file=sys.stderr)
             raise
     pool.shutdown()
     return count

@@ -28,18 +28,14 @@ def describe(
     header = read_header(data)
     states = layer_states(data, header)
     height, width = header.size
-    named = layers is not None and len(layers) == len(header.lengths)
-    own = (
-        ""
-        if model_id is None
-        else " = the model's"
-        if header.model_id == model_id
-        else ", another than the model's"
-    )
+    is_own = model_id is not None and header.model_id == model_id
+    own = "" if model_id is None else " = the model's" if is_own else ", another than the model's"
+    named = is_own and layers is not None and len(layers) == len(header.lengths)
+    doubt = "" if "ok" in states else "  (not to be trusted: no checksum vouches for the header)"
     lines = [
         f"{path}: Bifocal file, version {VERSION}",
         f"  model id  {header.model_id.hex()}  (codec and weights of its entropy side{own})",
-        f"  size      {width} x {height} pixels",
+        f"  size      {width} x {height} pixels{doubt}",
         f"  rate      {'one rate' if header.rate is None else f'{header.rate:g}'}",
     ]
     for number, (length, state) in enumerate(zip(header.lengths, states, strict=True)):

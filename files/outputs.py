@@ -16,8 +16,13 @@ def targets(sources: Sequence[Source], folder: Path, suffix: str) -> list[Path]:
     ``a.png`` + suffix and ``a.jpg`` + suffix. Upper and lower case count as one, as on many file systems.
 
     Raises:
-        ValueError: two inputs share their whole name, or an output would replace an input.
+        ValueError: two inputs share their whole name, an output would replace an input, or the folder cannot be.
     """
+    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise ValueError(f"-o {folder}: {place} is a file; give a folder for the results")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"-o {folder}: {place} cannot be written to; give another folder for the results")
     short = [source.name.with_suffix(suffix) for source in sources]
     shared = Counter(_key(name) for name in short)
     names = [

@@ -40,7 +40,9 @@ class Source:
     name: Path
 
 
-def find(arguments: Sequence[str], suffixes: Collection[str], *, apart: Path | None = None) -> list[Source]:
+def find(
+    arguments: Sequence[str], suffixes: Collection[str], *, apart: Path | None = None
+) -> tuple[list[Source], list[str]]:
     """All files that a command line names, each once, in its order; what a folder holds, sorted.
 
     A file that does not exist is kept: reading it tells so, and the others are done.
@@ -50,26 +52,32 @@ def find(arguments: Sequence[str], suffixes: Collection[str], *, apart: Path | N
         suffixes: lower-case, of the files to take from folders.
         apart: a folder whose files are left out of searches: the output, if it lies inside the input.
 
+    Returns:
+        The files, and what is wrong with arguments that name none: folders and patterns without any such file.
+
     Raises:
-        ValueError: a folder or a pattern without any such file.
+        ValueError: no argument names a file.
     """
     found: dict[Path, Source] = {}
+    mistakes: list[str] = []
     for argument in arguments:
         path = Path(argument).expanduser()
         if path.is_dir():
             sources = [Source(path / name, name) for name in _below(path, suffixes, apart)]
             if not sources:
-                raise ValueError(f"{argument} holds no file ending in {', '.join(sorted(suffixes))}")
+                mistakes.append(f"{argument} holds no file ending in {', '.join(sorted(suffixes))}")
         elif not path.exists() and glob.has_magic(argument):
             matches = map(Path, sorted(glob.glob(str(path), recursive=True)))
             sources = [Source(match, Path(match.name)) for match in matches if match.is_file()]
             if not sources:
-                raise ValueError(f"nothing matches {argument}")
+                mistakes.append(f"nothing matches {argument}")
         else:
             sources = [Source(path, Path(path.name))]
         for source in sources:
             found.setdefault(Path(os.path.abspath(source.path)), source)
-    return list(found.values())
+    if not found:
+        raise ValueError("; ".join(mistakes))
+    return list(found.values()), mistakes
 
 
 def _below(folder: Path, suffixes: Collection[str], apart: Path | None) -> list[Path]:

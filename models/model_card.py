@@ -114,7 +114,7 @@ def _stage(stage: Mapping[str, Any]) -> str:
         objective = update.get("objective") or {}
         terms = [
             *(["rate"] if "rate" in objective else []),
-            *(f"{objective.get('lmbda')} {name}" for name in objective.get("distortion") or {}),
+            *(_distortion(objective, name) for name in objective.get("distortion") or {}),
             *(f"{weight} {task}" for task, weight in (objective.get("tasks") or {}).items()),
         ]
         optimiser = update.get("optimiser") or {}
@@ -123,6 +123,15 @@ def _stage(stage: Mapping[str, Any]) -> str:
             f"{_class(optimiser, 'class')} at {optimiser.get('lr')}"
         )
     return "; ".join(parts)
+
+
+def _distortion(objective: Mapping[str, Any], name: str) -> str:
+    weight = (objective.get("distortion_weights") or {}).get(name)
+    return (
+        f"{objective.get('lmbda')} {name}"
+        if weight is None
+        else f"{objective.get('lmbda')} x {weight} {name}"
+    )
 
 
 def _results(config: Mapping[str, Any]) -> str:
@@ -139,7 +148,8 @@ def _results(config: Mapping[str, Any]) -> str:
         cells += [_number(row.get("tasks", {}).get(metric)) for metric in metrics]
         lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     note = (
-        "Measured by the project itself on files that were written, read and decoded; bpp counts whole files."
+        "Measured by the project itself on files that were written, read and decoded. bpp counts whole files; payload "
+        "bpp leaves out the length of a flat grey picture's file, which a picture may undercut."
     )
     if config["weights"]["dtype"] == "fp16":
         note += " The figures are of the fp32 weights."

@@ -362,9 +362,6 @@ def test_a_bad_file_keeps_no_other_from_being_done(
 def test_full_disks_and_closed_folders_are_told(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_text("")
-    assert run("compress", "jpeg", photos / "a.png", "-o", tmp_path / "file") == 2
-    assert "a.png: error: " in capsys.readouterr().err
     replace = os.replace
 
     def full(source: str, target: Path) -> None:
@@ -439,22 +436,44 @@ def test_inputs_of_one_name_keep_their_suffix(tmp_path: Path) -> None:
 
 def test_files_are_found_once_each(photos: Path) -> None:
     suffixes = {".png", ".webp", ".jpg"}
-    assert [s.name.as_posix() for s in find([str(photos)], suffixes)] == ["a.png", "b.jpg", "more/c.webp"]
-    assert [s.name.as_posix() for s in find([str(photos / "*.*g"), str(photos)], suffixes)] == [
+    assert [s.name.as_posix() for s in find([str(photos)], suffixes)[0]] == ["a.png", "b.jpg", "more/c.webp"]
+    assert [s.name.as_posix() for s in find([str(photos / "*.*g"), str(photos)], suffixes)[0]] == [
         "a.png",
         "b.jpg",
         "more/c.webp",
     ]
-    assert [s.name.as_posix() for s in find([str(photos / "**/*.webp")], suffixes)] == ["c.webp"]
-    assert [s.name.as_posix() for s in find([str(photos)], suffixes, apart=photos / "more")] == [
+    assert [s.name.as_posix() for s in find([str(photos / "**/*.webp")], suffixes)[0]] == ["c.webp"]
+    assert [s.name.as_posix() for s in find([str(photos)], suffixes, apart=photos / "more")[0]] == [
         "a.png",
         "b.jpg",
     ]
-    assert [s.path for s in find(["gone.png"], suffixes)] == [Path("gone.png")]
+    assert [s.path for s in find(["gone.png"], suffixes)[0]] == [Path("gone.png")]
     with pytest.raises(ValueError, match="holds no file ending in .bif"):
         find([str(photos)], {".bif"})
     with pytest.raises(ValueError, match=r"nothing matches .*\*.gif"):
         find([str(photos / "*.gif")], suffixes)
+
+
+def test_an_argument_that_names_nothing_keeps_no_other_from_being_done(
+    model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "empty").mkdir()
+    arguments = (photos / "*.gif", tmp_path / "empty", photos / "a.png")
+    assert run("compress", model, *arguments, "-o", tmp_path / "out") == 2
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.bif"]
+    err = capsys.readouterr().err
+    assert f"error: nothing matches {photos / '*.gif'}\n" in err
+    assert f"error: {tmp_path / 'empty'} holds no file ending in" in err
+
+
+def test_an_output_that_is_a_file_is_told_once_and_at_once(
+    model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert run("compress", model, photos, "-o", tmp_path / "out" / "x") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("out is a file; give a folder for the results")
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -533,8 +552,12 @@ def test_interrupts_leave_whole_files(tmp_path: Path, capsys: pytest.CaptureFixt
 
     with pytest.raises(KeyboardInterrupt):
         batch.run([Path(str(i)) for i in range(50)], work, workers=1)
-    assert "stopped: finishing the files at work" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "stopped: finishing the files at work" in err
     assert done[0] == 0
+    # Every file that was finished has its line, and the count knows it.
+    assert out.split() == [str(index) for index in done]
+    assert f"{len(done)} done; {50 - len(done)} not begun" in err
 
 
 def test_unexpected_errors_of_a_file_are_named(capsys: pytest.CaptureFixture) -> None:

@@ -58,6 +58,13 @@ def test_experiments_compose_and_bind(name: str) -> None:
     assert set(config.task_weights) == set(config.tasks)
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_sweep_of_lmbda_reaches_every_stage(name: str) -> None:
+    config = compose_config(f"experiment={name}", "lmbda=0.123")
+    objectives = [update.objective for stage in config.schedule.values() for update in stage.updates.values()]
+    assert all(objective.lmbda == 0.123 for objective in objectives if "lmbda" in objective)
+
+
 @pytest.mark.parametrize("file", [f for f in FILES if f.parts[0] != "experiment"], ids=str)
 def test_components_compose_and_bind(file: Path) -> None:
     """Each yaml of each group, put in its group's place of the quickstart."""

@@ -11,6 +11,7 @@ from models.bitstream import BitstreamError
 from models.codecs.base import Codec
 from models.codecs.compressai import CompressAICodec
 from models.codecs.hyperprior import MeanScaleHyperprior
+from models.entropy import exact
 from models.entropy.compressai_models import put, take
 from models.entropy.exact import Exact
 from models.entropy.serial_context import wavefronts
@@ -96,6 +97,25 @@ def test_sums_are_the_same_in_any_order(kind: str, scale: float) -> None:
     assert not torch.equal(layer(x), other(x[:, order]))
     error = (expected - layer.double()(x.double())).abs().max()
     assert error < 3e-3 * max(scale, 0.1)
+
+
+@pytest.mark.parametrize("part_bytes", [1, 400_000])
+@pytest.mark.parametrize("kind", sorted(LAYERS))
+def test_parts_of_a_convolution_are_the_whole(
+    kind: str, part_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layer, x = LAYERS[kind](), 30 * torch.randn(2, 96, 12, 20)
+    expected, calls = Exact()(layer, x), []
+    monkeypatch.setattr(exact, "PART_BYTES", part_bytes)
+    name = "conv_transpose2d" if kind == "transposed" else "conv2d"
+    original = getattr(nn.functional, name)
+    monkeypatch.setattr(nn.functional, name, lambda *a: calls.append(a[1].shape[1]) or original(*a))
+    assert torch.equal(Exact()(layer, x), expected)
+    channels = layer.weight.shape[1]
+    assert sum(calls) == channels
+    if part_bytes == 1:
+        assert len(calls) == channels
 
 
 def test_exact_inputs_are_bounded() -> None:

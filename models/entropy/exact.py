@@ -2,12 +2,18 @@
 
 import copy
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 FRACTION_BITS, RANGE_BITS, SUM_BITS = 14, 12, 52
 """An exact layer's inputs are multiples of 2**-14 within ±2**12; its sums stay below 2**52 steps of their own grid."""
+
+PART_BYTES = 1 << 26
+"""Of memory that one part of a convolution may take."""
+SPLIT = (nn.Conv2d, nn.ConvTranspose2d)
+"""Layers that are computed in parts; subclasses have ways of their own."""
 
 
 class Exact:
@@ -46,6 +52,8 @@ class Exact:
                     if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
                         round_weights(layer)
                         layer.register_forward_pre_hook(_round_inputs)
+                    if type(layer) in SPLIT and layer.groups == 1:
+                        layer.forward = partial(in_parts, layer)
             known = self._copies[module] = state, exact
         return known[1]
 
@@ -86,6 +94,36 @@ def round_weights(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
     if layer.bias is not None:
         bias_bits = weight_bits + FRACTION_BITS
         layer.bias.data = (layer.bias * 2.0**bias_bits).round() * 2.0**-bias_bits
+
+
+def in_parts(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """An exact convolution, some channels at a time, where a large picture would take much memory.
+
+    In float64, torch lays out every position's whole neighbourhood: k k C numbers a position, of the input's channels C
+    in a convolution, of the output's in a transposed one. Exact sums may be split in any way.
+    """
+    transposed = isinstance(layer, nn.ConvTranspose2d)
+    positions = x.shape[-2] * x.shape[-1] // (1 if transposed else math.prod(layer.stride))
+    channels = layer.weight.shape[1]
+    at_once = max(1, PART_BYTES // (8 * positions * math.prod(layer.kernel_size)))
+    if at_once >= channels:
+        return type(layer).forward(layer, x)
+    weights = layer.weight.split(at_once, dim=1)
+    if transposed:
+        parts = [
+            nn.functional.conv_transpose2d(
+                x, weight, None, layer.stride, layer.padding, layer.output_padding, 1, layer.dilation
+            )
+            for weight in weights
+        ]
+        result = torch.cat(parts, dim=1)
+    else:
+        parts = zip(x.split(at_once, dim=1), weights, strict=True)
+        result = None
+        for part, weight in parts:
+            sums = nn.functional.conv2d(part, weight, None, layer.stride, layer.padding, layer.dilation)
+            result = sums if result is None else result.add_(sums)
+    return result if layer.bias is None else result.add_(layer.bias[:, None, None])
 
 
 def _round_inputs(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
