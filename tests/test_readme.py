@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import CONFIGS
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +26,22 @@ def test_figures_are_those_of_the_record() -> None:
         assert cells == [
             f"{figures[f'quickstart_{k}_{name}']:.{d}f}" for k, d in zip(keys, digits, strict=True)
         ]
+
+
+def test_coding_figures_are_those_of_the_record() -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / "coding.json").read_text())["figures"]
+    for title, name in (
+        ("entropy coding of y", "coder_{side}_speedup"),
+        ("picture to file and back", "{side}_speedup_fp32"),
+        ("the same with bf16", "{side}_speedup_bf16"),
+    ):
+        (line,) = [line for line in README.splitlines() if line.startswith(f"| {title}")]
+        shown = [float(cell.split()[0]) for cell in line.strip("|").split("|")[1:]]
+        expected = [figures[name.format(side=side)] for side in ("encode", "decode")]
+        assert shown == pytest.approx(expected, rel=0.02)
+    assert (figures["wrong_photos"], figures["fuzz_failures"], figures["fuzz_files"]) == (0, 0, 100_000)
+    assert f"a file adds {figures['bif_overhead_bytes']}." in README
+    assert f"takes {figures['analyze_time_ratio']:.2f} of" in README
 
 
 def test_pictures_and_links_exist() -> None:
