@@ -118,6 +118,18 @@ def test_parts_of_a_convolution_are_the_whole(
         assert len(calls) == channels
 
 
+def test_other_layers_are_computed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 8, 6, 6)
+    for options in ({"groups": 4}, {"padding_mode": "reflect"}):
+        layer = nn.Conv2d(8, 8, 3, padding=1, **options)
+        expected = Exact()(layer, x)
+        monkeypatch.setattr(exact, "PART_BYTES", 1)
+        assert torch.equal(Exact()(layer, x), expected)
+        monkeypatch.undo()
+        torch.testing.assert_close(expected, layer.double()(x.double()), rtol=0, atol=1e-3)
+
+
 def test_exact_inputs_are_bounded() -> None:
     layer = nn.Linear(3, 2)
     out = Exact()(layer, torch.tensor([[1e30, -1e30, 0.0], [4096.0, -4096.0, 0.0]]))

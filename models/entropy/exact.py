@@ -52,7 +52,7 @@ class Exact:
                     if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
                         round_weights(layer)
                         layer.register_forward_pre_hook(_round_inputs)
-                    if type(layer) in SPLIT and layer.groups == 1:
+                    if type(layer) in SPLIT and layer.groups == 1 and layer.padding_mode == "zeros":
                         layer.forward = partial(in_parts, layer)
             known = self._copies[module] = state, exact
         return known[1]
@@ -118,9 +118,8 @@ def in_parts(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> Tensor:
         ]
         result = torch.cat(parts, dim=1)
     else:
-        parts = zip(x.split(at_once, dim=1), weights, strict=True)
         result = None
-        for part, weight in parts:
+        for part, weight in zip(x.split(at_once, dim=1), weights, strict=True):
             sums = nn.functional.conv2d(part, weight, None, layer.stride, layer.padding, layer.dilation)
             result = sums if result is None else result.add_(sums)
     return result if layer.bias is None else result.add_(layer.bias[:, None, None])
