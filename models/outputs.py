@@ -6,6 +6,7 @@ Legend: B batch, H and W the image's own (unpadded) height and width, s the stri
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 
@@ -56,6 +57,7 @@ class CodecOutput:
         likelihoods: {name: probabilities in (0, 1]} for analysis, or ``None``.
         pixels_by_layer: {layer: (B, 3, H, W)} for codecs that can decode a picture from fewer layers.
         extras: whatever else a codec wants to show (a filtered image, attention...).
+        rate: the native rate value it was coded at; ``None`` for a codec of one rate.
     """
 
     size: tuple[int, int]
@@ -65,6 +67,14 @@ class CodecOutput:
     likelihoods: dict[str, Tensor] | None = None
     pixels_by_layer: dict[str, Tensor] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
+    rate: float | None = None
+
+    @property
+    def bpp(self) -> Tensor | None:
+        """Bits of all layers per pixel of the original, (B,); ``None`` from what does not count bits."""
+        if not self.bits:
+            return None
+        return torch.stack(list(self.bits.values())).sum(0) / (self.size[0] * self.size[1])
 
     def read(self, name: str) -> Tensor:
         """The tensor a task names in ``reads``: ``"pixels"``, ``"pixels@<layer>"`` or a latent's name."""

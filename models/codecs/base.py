@@ -1,20 +1,21 @@
 """Codec: how an image becomes bits and comes back. Everything that codes images is one of these."""
 
 import hashlib
-from collections.abc import Collection, Sequence
-from typing import ClassVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models import bitstream as container
 from models.entropy import tables
-from models.outputs import Bitstream, CodecOutput, LatentSpec, Layer
+from models.outputs import Bitstream, CodecOutput
 from models.padding import crop, pad_to_stride, padded_size
+from models.subject import Subject
 from models.transforms import fast
 
 
-class Codec(nn.Module):
+class Codec(Subject):
     r"""Base of all codecs: learned, standard, identity, or one behind another.
 
     ::
@@ -26,29 +27,32 @@ class Codec(nn.Module):
     underscored methods on images that are already padded to ``stride``; padding, cropping, checks and CDF tables are
     done here. Images are RGB in [0, 1].
 
-    Attributes:
-        layers: what a bitstream consists of, in order.
-        latents: {name: LatentSpec}, what tasks can read besides pixels.
-        rates: native rate values, ordered from fewest to most bits; empty for a codec of one rate.
+    Attributes, besides those of ``Subject``:
         stride: both sides of an image are padded to a multiple of it.
         file_suffix: of the files that ``serialise`` writes.
         receptive_field: how far beyond a tile the transforms look, in pixels, or ``None`` where tiles do not work.
         max_pixels: of a picture that ``parse`` accepts; raise it on the instance for larger files that you trust.
+        rate_step: distance of neighbouring rates for who searches among them; ``None`` where any value will do.
+        learned: it has weights, and is of no use before they are trained.
         exact: bits of ``forward`` are the file's own, no estimate.
+        uncompressed: it sends the picture as it is: what others are measured against.
         encoder, decoder: names of the submodules that may be fine-tuned alone: a new ``encoder`` writes streams that
             old decoders read; a new ``decoder`` reads streams that old encoders wrote.
+        entropy: names of the submodules that decoding the symbols depends on; ``None`` for all but those two.
     """
 
-    layers: tuple[Layer, ...] = (Layer("base"),)
-    latents: ClassVar[dict[str, LatentSpec]] = {}
-    rates: tuple[float, ...] = ()
+    codes = True
+    gives = ("bits", "pixels")
     stride: int = 1
     file_suffix: str = ".bif"
     receptive_field: int | None = None
     max_pixels: int = container.MAX_PIXELS
+    rate_step: float | None = None
+    learned: bool = True
     exact: bool = False
+    uncompressed: bool = False
     encoder: tuple[str, ...] = ()
-    decoder: tuple[str, ...] = ()
+    entropy: tuple[str, ...] | None = None
 
     _model_id: bytes | None = None
     _accelerated: tuple = ()
@@ -56,9 +60,9 @@ class Codec(nn.Module):
     # -- what a subclass implements ------------------------------------------------------------------------------
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
-        """Estimate on padded images; ``keys`` (B,) seed training noise, ``None`` in evaluation.
+        """Estimate on padded images; ``keys`` (B,) seed training noise, ``None``: as it is coded, without gradients.
 
-        The caller sets ``size`` of the result.
+        The caller sets ``size`` and ``rate`` of the result.
         """
         raise NotImplementedError
 
@@ -85,43 +89,29 @@ class Codec(nn.Module):
 
     # -- what everybody calls --------------------------------------------------------------------------------------
 
-    @property
-    def readable(self) -> dict[str, LatentSpec]:
-        """Everything a task can read: pixels (of all layers, and up to each layer) and the latents."""
-        pixels = {"pixels": LatentSpec("map", 3, self.layers[-1].name, stride=1)}
-        by_layer = {
-            f"pixels@{layer.name}": LatentSpec("map", 3, layer.name, stride=1) for layer in self.layers
-        }
-        return {**pixels, **by_layer, **self.latents}
-
-    def needed(self, layers: Collection[str]) -> tuple[str, ...]:
-        """The names of ``layers`` and of all that they need, in bitstream order."""
-        names = [layer.name for layer in self.layers]
-        wanted: set[str] = set()
-        for position in reversed(range(len(names))):
-            layer = self.layers[position]
-            if layer.name in layers or layer.name in wanted:
-                wanted |= {layer.name, *(names[:position] if layer.needs is None else layer.needs)}
-        return tuple(name for name in names if name in wanted)
-
     def forward(self, x: Tensor, rate: float | None = None, *, keys: Tensor | None = None) -> CodecOutput:
         """Code an image without writing bytes.
 
         Args:
             x: images (B, 3, H, W) of any size.
             rate: one of ``rates`` (or what the codec accepts between them); ``None`` for codecs of one rate.
-            keys: one key for each sample, int64 (B,), from ``sample_keys``: makes training noise independent of rank
-                and batch. Default: drawn from torch's global generator. Evaluation uses none.
+            keys: one key a sample, int64 (B,), from ``sample_keys``: makes training noise independent of rank and
+                batch, in any mode. Default: in training drawn from torch's global generator, in evaluation none.
 
         Returns:
-            Estimated bits by layer, latents as a decoder has them, and the decoded image. In training, latents are
-            rounded with a straight-through gradient, and noise enters the rate estimate alone.
+            Estimated bits by layer, latents as a decoder has them, and the decoded image. With keys, latents are
+            rounded with a straight-through gradient, and noise enters the rate estimate alone; without, bits are of
+            what would be coded, and have no gradient.
         """
         rate = self._check_rate(rate)
         if keys is None and self.training:
             keys = torch.randint(1 << 32, (len(x),)).to(x.device)
         output = self._forward(pad_to_stride(x, self.stride), rate, keys)
-        return self._cropped(output, tuple(x.shape[-2:]))
+        return self._cropped(output, tuple(x.shape[-2:]), rate)
+
+    def answer(self, batch: Mapping[str, Any], rate: float | None, keys: Tensor) -> CodecOutput:
+        """``forward`` of the batch's images: with noise in training mode, else as they would be coded."""
+        return self(batch["image"], rate, keys=keys if self.training else None)
 
     @torch.no_grad()
     def compress(self, x: Tensor, rate: float | None = None) -> list[Bitstream]:
@@ -166,7 +156,7 @@ class Codec(nn.Module):
         output = self._decode(strings, padded_size(first.size, self.stride), first.rate, want)
         bits = {name: [8.0 * len(s[name]) for s in strings] for name in names}
         output.bits = {name: torch.tensor(values) for name, values in bits.items()}
-        return self._cropped(output, first.size)
+        return self._cropped(output, first.size, first.rate)
 
     def serialise(self, bitstream: Bitstream) -> bytes:
         """The file of one image; standard codecs give their own format."""
@@ -188,7 +178,7 @@ class Codec(nn.Module):
         return bitstream
 
     def model_id(self) -> bytes:
-        """4 bytes from all that decoding the symbols depends on: the codec's class and its ``entropy_side`` weights."""
+        """4 bytes from all that decoding the symbols depends on: the codec's class and ``entropy_side``."""
         self._prepare()
         if self._model_id is None:
             digest = hashlib.blake2b(type(self).__qualname__.encode(), digest_size=4)
@@ -199,8 +189,9 @@ class Codec(nn.Module):
 
     def entropy_side(self) -> dict[str, Tensor]:
         """Weights and tables that the symbols depend on: not g_a, g_s or heads. Part of ``state_dict()``."""
-        apart = tuple(f"{name}." for name in (*self.encoder, *self.decoder))
-        return {key: value for key, value in self.state_dict().items() if not key.startswith(apart)}
+        named = (*self.encoder, *self.decoder) if self.entropy is None else self.entropy
+        inside, wanted = tuple(f"{name}." for name in named), self.entropy is not None
+        return {key: value for key, value in self.state_dict().items() if key.startswith(inside) == wanted}
 
     def transforms(self) -> dict[str, nn.Module]:
         """The networks that other runtimes can take over (ONNX), by the papers' names; by default those so called."""
@@ -211,6 +202,17 @@ class Codec(nn.Module):
                 # Of two streams that both have one, the second goes by its path.
                 found.setdefault(path.replace(".", "_") if name in found else name, module)
         return found
+
+    def check_available(self) -> None:
+        """Do nothing where the codec can run here.
+
+        Raises:
+            ImportError: what lacks, with the line that installs it.
+        """
+
+    def about(self) -> dict[str, Any]:
+        """What makes the files besides code and weights, as plain JSON stored with every result."""
+        return {}
 
     def foreign_weights(self) -> dict[str, dict[str, Tensor]]:
         """{file name: state dict} in which other libraries know these weights."""
@@ -288,11 +290,11 @@ class Codec(nn.Module):
         # As a file stores it: encoder and decoder must not differ in its last bits.
         return torch.tensor(rate, dtype=torch.float32).item()
 
-    def _cropped(self, output: CodecOutput, size: tuple[int, int]) -> CodecOutput:
+    def _cropped(self, output: CodecOutput, size: tuple[int, int], rate: float | None) -> CodecOutput:
         def view(x: Tensor) -> Tensor:
             return crop(x if self.training else x.clamp(0, 1), size)
 
-        output.size = size
+        output.size, output.rate = size, rate
         output.pixels_by_layer = {name: view(x) for name, x in output.pixels_by_layer.items()}
         if output.x_hat is not None:
             output.x_hat = view(output.x_hat)

@@ -112,14 +112,14 @@ class CompressAICodec(Codec):
 
         def see_y_hat(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
             captured["y_hat"] = inputs[0]
-            if self.training and self.quantise == "noise":
+            if keys is not None and self.quantise == "noise":
                 return (captured["y"] + uniform_noise(keys, captured["y"].shape, salt=self._salt_of_y()),)
             return None
 
         with (
             ONE_AT_A_TIME,
             _hooks(self.model.g_a.register_forward_hook(see_y)),
-            _keyed(self.model, keys, self.training),
+            _keyed(self.model, keys),
             # First of all: before an accelerated g_s rounds its input.
             _hooks(self.model.g_s.register_forward_pre_hook(see_y_hat, prepend=True)),
         ):
@@ -212,11 +212,11 @@ def _hooks(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
 
 
 @contextmanager
-def _keyed(model: nn.Module, keys: Tensor | None, training: bool) -> Iterator[None]:
+def _keyed(model: nn.Module, keys: Tensor | None) -> Iterator[None]:
     """Give every entropy model inside our quantisation while the block runs."""
     with ExitStack() as stack:
         for salt, (_, entropy_model) in enumerate(tables.entropy_models(model), start=1):
-            entropy_model.forward = _forward_of(entropy_model, keys, training, salt)
+            entropy_model.forward = _forward_of(entropy_model, keys is not None)
             entropy_model.quantize = _quantise_of(entropy_model, keys, salt)
             stack.callback(_restore, entropy_model)
         yield
@@ -226,9 +226,7 @@ def _restore(model: EntropyModel) -> None:
     del model.forward, model.quantize
 
 
-def _forward_of(
-    model: EntropyModel, keys: Tensor | None, training: bool, salt: int
-) -> Callable[..., tuple[Tensor, Tensor]]:
+def _forward_of(model: EntropyModel, training: bool) -> Callable[..., tuple[Tensor, Tensor]]:
     original = type(model).forward
 
     def forward(y: Tensor, *parameters: Tensor | None, **named: Tensor | None) -> tuple[Tensor, Tensor]:

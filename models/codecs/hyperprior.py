@@ -66,9 +66,9 @@ class TransformCodec(Codec):
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
         y = self._analyse(x)
         with torch.autocast(x.device.type, enabled=False):
-            latent = self.latent_codec(y, keys if self.training else None)
+            latent = self.latent_codec(y, keys)
             bits = torch.stack([code_length(p) for p in latent.likelihoods.values()]).sum(0)
-        x_hat = self.g_s(latent.y_tilde if self.training and self.quantise == "noise" else latent.y_hat)
+        x_hat = self.g_s(latent.y_tilde if self.quantise == "noise" else latent.y_hat)
         return CodecOutput(
             size=tuple(x.shape[-2:]),
             x_hat=x_hat,
