@@ -168,7 +168,7 @@ def _anchors(names: Sequence[str] | None, points: Sequence[Point], skipped: Sequ
     if not known:
         raise ValueError(f"no codec can be evaluated: {'; '.join(s.reason for s in skipped)}")
     if names is None:
-        return [next((name for name in known if name != "identity"), known[0])]
+        return [next((point.name for point in points if not point.codec.uncompressed), known[0])]
     missing = {s.codec for s in skipped}
     if unknown := [n for n in names if n.removesuffix("+scaled") not in {*known, *missing}]:
         raise ValueError(f"anchors names {unknown}, which are not among the codecs {known}")

@@ -92,10 +92,11 @@ def _gather(options: dict[str, Any]) -> Pretrained:
         raise ValueError(f"run={options['run']} is no folder; for one file give checkpoint=FILE")
     if options["checkpoint"] is not None and not Path(options["checkpoint"]).is_file():
         raise ValueError(f"checkpoint={options['checkpoint']} is no file; for a run folder give run=RUN_DIR")
-    model = load(options["run"] or options["checkpoint"])
+    # What is frozen is not exported: its files need not be here.
+    model = load(options["run"] or options["checkpoint"], frozen=False)
     for task in map(str, options["tasks"]):
         source, _, name = task.rpartition(":")
-        add_head(model, load(source, tasks=[name]), name)
+        add_head(model, load(source, tasks=[name], frozen=False), name)
     if options["results"] is not None:
         model.config["results"] = _rows(Path(options["results"]))
     model.config["exported"] = {"git_commit": git_commit()}

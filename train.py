@@ -46,6 +46,7 @@ KEYS = {
     "seed": int,
     "lmbda": Scalar,
     "tasks": Mapping,
+    "networks": Mapping,
     "task_weights": Mapping[str, Scalar],
     "baselines": Mapping,
     "run_dir": str | None,
@@ -75,6 +76,7 @@ def build(cfg: DictConfig, run_dir: Path) -> Experiment:
         codec=codec,
         tasks={name: _task(name, node, codec.readable, data.labels) for name, node in cfg.tasks.items()},
         stages={name: _stage(node, cfg.data) for name, node in cfg.schedule.items()},
+        networks={name: _network(name, node) for name, node in cfg.networks.items()},
         data=data,
         make_trainer=instantiate(cfg.trainer),
         make_callbacks=lambda: _parts(cfg.callbacks),
@@ -110,8 +112,15 @@ def _task(name: str, node: DictConfig, *parts: Any) -> Any:
         raise ValueError(f"tasks.{name}: {error}") from error
 
 
+def _network(name: str, node: DictConfig) -> Any:
+    network = instantiate(node)
+    if not isinstance(network, torch.nn.Module):
+        raise ValueError(f"networks.{name} is {type(network).__name__}, must be a network")
+    return network
+
+
 def _stage(node: DictConfig, data: DictConfig) -> Any:
-    own = OmegaConf.merge(data, node.data) if node.data else None
+    own = OmegaConf.merge(data, node.data) if node.get("data") else None
     with open_dict(node):
         return instantiate(OmegaConf.merge(node, {"data": own}))
 
@@ -148,7 +157,10 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 def _save_config(cfg: DictConfig, run_dir: Path) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
+        # Whole or not at all: a run that is killed here can still be started again.
+        temporary = run_dir / "config.yaml.tmp"
+        OmegaConf.save(cfg, temporary, resolve=True)
+        temporary.replace(run_dir / "config.yaml")
     except OSError as error:
         raise ValueError(f"run_dir={run_dir} cannot be written to: {error.strerror}") from error
 

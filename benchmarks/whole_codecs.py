@@ -108,7 +108,8 @@ def analysing(
         codec.accelerate()
 
     def result(task: nn.Module, want: tuple[str, ...]) -> dict[str, Any]:
-        return task.describe(task.predict(codec.decompress([codec.parse(file)], want=want))[0])
+        output = codec.decompress([codec.parse(file)], want=want)
+        return task.describe(task.decide(task.predict(output), output.size)[0])
 
     with threads(num_threads), torch.no_grad():
         seconds = in_turn(

@@ -47,6 +47,24 @@ class RunCSV(Logger):
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self._columns).writerow(row)
 
+    @rank_zero_only
+    def rewind(self, step: int, *, tested: bool = True) -> None:
+        """Forget what a killed run logged after the state that it goes on from, and its last line if that is torn.
+
+        Args:
+            step: the last one that stays.
+            tested: test rows of that very step stay too; not where it is that test which is taken again.
+        """
+        if not self.path.is_file():
+            return
+        self._columns, rows = self._read()
+        whole = self.path.read_bytes().endswith(b"\n")
+        kept = [row for row in (rows if whole else rows[:-1]) if _is_whole(row) and int(row["step"]) <= step]
+        if not tested:
+            kept = [row for row in kept if int(row["step"]) < step or not _is_test(row)]
+        if len(kept) < len(rows):
+            self._write(kept)
+
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
         with self.path.open(newline="") as file:
             reader = csv.DictReader(file)
@@ -61,3 +79,12 @@ class RunCSV(Logger):
             writer.writeheader()
             writer.writerows(rows)
         temporary.replace(self.path)
+
+
+def _is_whole(row: Mapping[str | None, str | None]) -> bool:
+    """Whether a line has a step and as many values as there are columns: one that was cut off has not."""
+    return (row["step"] or "").isdigit() and None not in row and None not in row.values()
+
+
+def _is_test(row: Mapping[str, str]) -> bool:
+    return any(value and key.startswith("test/") for key, value in row.items())

@@ -45,7 +45,7 @@ class LatentStatistics(Callback):
         values: dict[str, list[Tensor]] = {}
         with evaluating(pl_module), trainer.precision_plugin.forward_context():
             for batch in self.images.load(trainer):
-                output = pl_module.codec(batch["image"], pl_module.rate)
+                output = pl_module.look(batch)
                 for name, likelihoods in (output.likelihoods or {}).items():
                     rates.setdefault(name, []).append(bits_by_channel(likelihoods).cpu())
                 for name, latent in output.latents.items():

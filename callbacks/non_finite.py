@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 SUMS = ("loss", "total loss")
@@ -130,6 +129,5 @@ def _message(
 
 
 def _kept(trainer: Trainer) -> str:
-    writers = [c for c in trainer.callbacks if isinstance(c, ModelCheckpoint)]
-    files = [file for c in writers if (file := c.last_model_path or c.best_model_path)]
-    return f"The last good checkpoint is kept: {files[0]}." if files else "No checkpoint was written before."
+    kept = [c.last for c in trainer.callbacks if getattr(c, "last", None) is not None and c.last.is_file()]
+    return f"The last good checkpoint is kept: {kept[0]}." if kept else "No checkpoint was written before."

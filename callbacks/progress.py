@@ -27,13 +27,18 @@ class StageProgress(ProgressBar):
     def enable(self) -> None:
         self._enabled = True
 
-    def _open(self, title: str, total: int) -> None:
+    def _open(self, title: str, total: int, done: int = 0) -> None:
         self._close()
         if self._enabled:
             # A file or a pipe gets a line now and then instead of a bar that overwrites itself.
             quiet = not sys.stderr.isatty()
             self._bar = tqdm(
-                total=total, desc=title, dynamic_ncols=not quiet, mininterval=30 if quiet else 0.2, leave=True
+                total=total,
+                initial=done,
+                desc=title,
+                dynamic_ncols=not quiet,
+                mininterval=30 if quiet else 0.2,
+                leave=True,
             )
 
     def _close(self) -> None:
@@ -46,7 +51,7 @@ class StageProgress(ProgressBar):
         self._enabled = self._enabled and trainer.is_global_zero
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._open(f"[{pl_module.stage_title}]", int(trainer.num_training_batches))
+        self._open(f"[{pl_module.stage_title}]", int(trainer.num_training_batches), pl_module.batches_done)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.fixed_images import Batch, FixedImages
@@ -13,7 +12,7 @@ from callbacks.pictures import show, to_uint8
 from callbacks.run_folder import run_folder, stage_name
 from callbacks.tiles import Row, Tile, grid, heat
 from evaluation.bits_map import bits_per_pixel
-from models.outputs import CodecOutput
+from evaluation.devices import moved
 
 
 class Reconstructions(Callback):
@@ -64,9 +63,11 @@ class Reconstructions(Callback):
                 return
             tops = [np.quantile(image.bits_map, 0.995) for image in seen if image.bits_map is not None]
             rows = [self._row(image, float(max(tops, default=0.0))) for image in seen]
-        kind = "real files" if self.real_bytes else "estimated"
+        kind = "estimated" if any(image.num_bytes is None for image in seen) else "real files"
         psnrs = [image.psnr for image in seen if image.psnr is not None]
-        subtitle = f"mean of these {len(seen)}: {np.mean([image.bpp for image in seen]):.3f} bpp ({kind})"
+        bpps = [image.bpp for image in seen if image.bpp is not None]
+        rate = f"{np.mean(bpps):.3f} bpp ({kind})" if bpps else "no bits are counted"
+        subtitle = f"mean of these {len(seen)}: {rate}"
         subtitle += f", PSNR {np.mean(psnrs):.2f} dB" if psnrs else ", no picture is decoded"
         step = pl_module.run_step
         title = f"Stage {pl_module.stage_title or '-'}, step {step}"
@@ -76,34 +77,35 @@ class Reconstructions(Callback):
         show(trainer, "val/reconstructions", picture, folder, step, name=name, about=about | {"step": step})
 
     def _look(self, trainer: Trainer, pl_module: LightningModule, batch: Batch) -> "_Seen":
-        codec, rate, x = pl_module.codec, pl_module.rate, batch["image"]
+        codec, rate, x = pl_module.subject, pl_module.rate, batch["image"]
         with trainer.precision_plugin.forward_context():
-            estimate = codec(x, rate)
+            estimate = pl_module.look(batch)
             output, num_bytes = estimate, None
-            if self.real_bytes:
+            if self.real_bytes and codec.codes:
                 data = codec.serialise(codec.compress(x, rate)[0])
-                output, num_bytes = _to(codec.decompress([codec.parse(data)]), x.device), len(data)
+                # A decode may come back on the CPU; tasks read it where they are.
+                output, num_bytes = moved(codec.decompress([codec.parse(data)]), x.device), len(data)
             tasks = {name: task for name, task in pl_module.tasks.items() if name in pl_module.ready}
-            preds = {name: task.predict(output)[0] for name, task in tasks.items()}
+            preds = {name: task.predict(output) for name, task in tasks.items()}
         original = to_uint8(x[0])
         decoded = None if output.x_hat is None else to_uint8(output.x_hat[0])
         drawn = {}
         for name, task in tasks.items():
             canvas = original if decoded is None else decoded
-            if task.target in batch:
-                drawn[name] = task.illustrate(canvas, preds[name].float(), task.target_of(batch)[0])
+            if task.has_target(batch):
+                decided = task.decide(preds[name], output.size)[0]
+                drawn[name] = task.illustrate(canvas, decided, task.target_of(batch)[0])
             else:
                 drawn[name] = canvas, "no labels in this data set"
-        pixels = output.size[0] * output.size[1]
-        bits = 8 * num_bytes if num_bytes is not None else float(sum(estimate.bits.values())[0])
+        bpp = None if estimate.bpp is None else float(estimate.bpp[0])
         return _Seen(
             name=str(batch["id"][0]),
             original=original,
             decoded=decoded,
             num_bytes=num_bytes,
-            bpp=bits / pixels,
-            psnr=None if decoded is None else _psnr(original, decoded),
-            bits_map=bits_per_pixel(estimate, codec.stride),
+            bpp=bpp if num_bytes is None else 8 * num_bytes / (output.size[0] * output.size[1]),
+            psnr=_psnr(original, decoded) if decoded is not None and codec.reconstructs else None,
+            bits_map=bits_per_pixel(estimate, codec.stride) if estimate.likelihoods else None,
             drawn=drawn,
         )
 
@@ -111,16 +113,19 @@ class Reconstructions(Callback):
         height, width = image.original.shape[:2]
         tiles = [Tile("original", image.original, f"{width}x{height}")]
         if image.decoded is not None:
+            figures = [f"{image.bpp:.3f} bpp"] if image.bpp is not None else []
+            figures += [f"{image.psnr:.2f} dB"] if image.psnr is not None else []
+            tiles.append(Tile("reconstruction", image.decoded, ", ".join(figures)))
+        if image.psnr is not None:
             error = np.abs(image.original.astype(np.int16) - image.decoded).mean(-1)
             white = 255 / self.error_gain
-            tiles.append(Tile("reconstruction", image.decoded, f"{image.bpp:.3f} bpp, {image.psnr:.2f} dB"))
             name = f"error, {self.error_gain:g} times"
             tiles.append(Tile(name, heat(error, white), top=white, unit="of 255"))
         if image.bits_map is not None:
             tiles.append(Tile("bits", heat(image.bits_map, top), top=top, unit="bit/pixel"))
         tiles += [Tile(f"task: {name}", *drawn) for name, drawn in image.drawn.items()]
         paid = f"{image.num_bytes} bytes" if image.num_bytes is not None else "estimated"
-        parts = [f"{image.bpp:.3f} bpp ({paid})"]
+        parts = [f"{image.bpp:.3f} bpp ({paid})"] if image.bpp is not None else []
         parts += [f"PSNR {image.psnr:.2f} dB"] if image.psnr is not None else []
         parts += [f"{name}: {caption}" for name, (_, caption) in image.drawn.items()]
         facts = {"id": image.name, "bpp": image.bpp, "num_bytes": image.num_bytes, "psnr": image.psnr}
@@ -135,18 +140,10 @@ class _Seen:
     original: np.ndarray
     decoded: np.ndarray | None
     num_bytes: int | None
-    bpp: float
+    bpp: float | None
     psnr: float | None
     bits_map: np.ndarray | None
     drawn: dict[str, tuple[np.ndarray, str]]
-
-
-def _to(output: CodecOutput, device: torch.device) -> CodecOutput:
-    """A decode may come back on the CPU; tasks read it where they are."""
-    output.x_hat = None if output.x_hat is None else output.x_hat.to(device)
-    output.latents = {name: latent.to(device) for name, latent in output.latents.items()}
-    output.pixels_by_layer = {name: x.to(device) for name, x in output.pixels_by_layer.items()}
-    return output
 
 
 def _psnr(a: np.ndarray, b: np.ndarray) -> float:

@@ -17,8 +17,7 @@ class StageSummary(Callback):
             f"\nStage {pl_module.stage_title}: "
             f"{trainer.num_training_batches} batches on {trainer.world_size} process(es)"
         ]
-        parts = {"codec": pl_module.codec, **{f"task {name}": task for name, task in pl_module.tasks.items()}}
-        for name, module in parts.items():
+        for name, module in pl_module.parts.items():
             moving = sum(p.numel() for p in module.parameters() if p.requires_grad)
             total = sum(p.numel() for p in module.parameters())
             lines.append(

@@ -33,6 +33,36 @@ class TrainingLog(Callback):
             means = torch.stack([value.float() for value in self._sums.values()]) / self._count
             means = trainer.strategy.reduce(means, reduce_op="mean").tolist()
             values = {f"train/{name}": value for name, value in zip(self._sums, means, strict=True)}
-            values["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+            values |= _learning_rates(trainer, pl_module)
             pl_module.record(values)
             self._sums, self._count = {}, 0
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """What the interval has gathered so far: a row that a restart falls into is as if there had been none."""
+        if self._sums and trainer.state.fn == "fit":
+            sums = torch.stack([value.double() for value in self._sums.values()])
+            means = trainer.strategy.reduce(sums, reduce_op="mean")
+            pairs = zip(self._sums.items(), means, strict=True)
+            checkpoint["training_log"] = {
+                "sums": {name: mean.to(value.dtype) for (name, value), mean in pairs},
+                "count": self._count,
+            }
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Undo ``on_save_checkpoint``; every rank goes on from the mean over all of them."""
+        if trainer.state.fn == "fit" and "training_log" in checkpoint:
+            log = checkpoint["training_log"]
+            self._sums = {name: value.to(pl_module.device) for name, value in log["sums"].items()}
+            self._count = log["count"]
+
+
+def _learning_rates(trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+    """``train/lr`` of one optimiser, ``train/<update>/lr`` of several."""
+    rates = [optimiser.param_groups[0]["lr"] for optimiser in trainer.optimizers]
+    if len(rates) == 1:
+        return {"train/lr": rates[0]}
+    return {f"train/{name}/lr": rate for name, rate in zip(pl_module.updates, rates, strict=True)}

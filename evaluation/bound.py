@@ -18,7 +18,6 @@ def within_bound(
     points: float = 0.01,
     higher_is_better: Mapping[str, bool] | None = None,
     own_head_of: Mapping[str, str] | None = None,
-    bound: str = "identity",
 ) -> list[dict[str, Any]]:
     """The lowest rate at which each codec's task metric stays within ``points`` of that on uncompressed pictures.
 
@@ -31,7 +30,6 @@ def within_bound(
         points: distance to the bound in the metric's unit: 0.01 is one point of a metric in [0, 1].
         higher_is_better: see ``compare``.
         own_head_of: {codec: head source of the bound for rows with the codec's own heads}; without it they have none.
-        bound: name of the uncompressed codec.
 
     Returns:
         Rows with ``codec``, ``ladder``, ``seed``, ``task_head``, ``metric``, ``rate_axis``, ``bound`` (the metric on
@@ -48,13 +46,13 @@ def within_bound(
     for metric in (name for name in metrics_of(rows) if "/" in name):
         for axis in RATE_AXES:
             found = curves(rows, metric, rate_axis=axis, higher_is_better=higher_is_better)
-            bounds = [c for c in found if c.codec == bound and c.ladder == "plain"]
-            for curve in (c for c in found if c.codec != bound):
+            bounds = [c for c in found if c.uncompressed and c.ladder == "plain"]
+            for curve in (c for c in found if not c.uncompressed):
                 head = counterpart_head(curve, bounds, own_head_of or {})
                 reference = at_seed([c for c in bounds if c.task_head == head], curve.seed)
                 row = identity_of(curve) | {"points": points, "bound": None, "rate": None, "ci95": None}
                 if reference is None:
-                    row["reason"] = f"no rows of {bound!r} with the heads {head!r}"
+                    row["reason"] = f"no rows of an uncompressed codec with the heads {head!r}"
                 else:
                     row |= _rate_within(Measured(curve, samples), reference, points)
                 result.append(row)

@@ -22,7 +22,6 @@ def compare(
     anchors: Sequence[str],
     higher_is_better: Mapping[str, bool] | None = None,
     own_head_of: Mapping[str, str] | None = None,
-    bound: str = "identity",
 ) -> dict[str, Any]:
     """Bjøntegaard deltas of every codec against every anchor, for every metric, on file bytes and on payload.
 
@@ -36,7 +35,7 @@ def compare(
 
     A task curve meets the anchor's curve under the same heads. ``"own"`` heads meet the anchor's own where it has some;
     else those that ``own_head_of`` names; else the pair has no number. An anchor with several seeds is taken at the
-    codec's seed, or at its lowest where it lacks that one.
+    codec's seed, or at its lowest where it lacks that one. Uncompressed codecs are bounds, and not compared.
 
     Args:
         rows: of ``results.json``.
@@ -46,7 +45,6 @@ def compare(
         anchors: labels of curves: a codec's name, or ``"<codec>+scaled"`` for its ladder with down-scaling.
         higher_is_better: {metric: direction}; metrics that are not in it are better when higher.
         own_head_of: {codec: head source to judge the anchor by where the codec has its own heads}.
-        bound: name of the uncompressed codec, which is not compared.
 
     Returns:
         ``{"anchor": anchors[0], "rows": [...], "skipped": [{"anchor", "reason"}]}``. A row holds ``anchor``, ``codec``,
@@ -68,7 +66,7 @@ def compare(
             measured = [
                 Measured(curve, samples)
                 for curve in curves(rows, metric, rate_axis=axis, higher_is_better=higher_is_better)
-                if curve.codec != bound
+                if not curve.uncompressed
             ]
             seen |= {m.curve.label for m in measured}
             for anchor in anchors:

@@ -51,6 +51,11 @@ class Curve:
         return self.codec if self.ladder == "plain" else f"{self.codec}+scaled"
 
     @property
+    def uncompressed(self) -> bool:
+        """Whether it is the bound of the others; rows of older versions do not say so."""
+        return bool(self.rows[0].get("uncompressed"))
+
+    @property
     def is_point(self) -> bool:
         """Whether it has too few points for a line."""
         return len(self.rows) < 2

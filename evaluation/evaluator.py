@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from evaluation import real_bytes
 from evaluation.cache import Cache, Entry
+from evaluation.devices import moved
 from evaluation.environment import processor
 from evaluation.measures import PICTURE_METRICS, levels, picture_quality
 from evaluation.points import Point, identity
@@ -118,7 +119,7 @@ def evaluate(
 
 @dataclass
 class _Image:
-    """One image, read once for all points."""
+    """One image, read once for all points, on the device."""
 
     name: str
     digest: str
@@ -189,7 +190,9 @@ class _Work:
             bar.update(len(self.points))
             return None
         self.digests[index] = _digest(batch)
-        x = batch["image"].to(self.device)
+        # Whole, for targets may be computed from the image.
+        batch = moved(batch, self.device)
+        x = batch["image"]
         interleaved = x.contiguous(memory_format=torch.channels_last)
         return _Image(self.images.name(index), self.digests[index], batch, x, interleaved)
 
@@ -218,7 +221,7 @@ class _Work:
 
     @torch.no_grad()
     def _measure(self, point: Point, image: _Image) -> dict[str, Any]:
-        want = {"pixels", *("latents" for head in point.heads if not head.reads_pixels)}
+        want = frozenset({"pixels"}).union(*(head.want for head in point.heads))
         x = image.interleaved if point.codec.exact else image.x
         coded = real_bytes.code(point.codec, x, point.rate, want=want)
         output = coded.output
@@ -228,11 +231,13 @@ class _Work:
         pixels = output.size[0] * output.size[1]
         heads = {}
         for head in point.heads:
-            target = head.task.target_of(image.batch)
-            preds = head.predict(output).float().cpu()
+            if not head.task.has_target(image.batch):
+                raise ValueError(f"nothing to judge {head.name!r} by: {head.task.misfit({})}")
+            decided = moved(head.task.decide(head.predict(output), output.size), "cpu")
+            target = moved(head.task.target_of(image.batch), "cpu")
             heads[head.key] = {
                 "bpp": float(coded.bits_for(head.paid_layers(point.codec))) / pixels,
-                "states": to_json(states_of(self.fresh[head], preds, target)),
+                "states": to_json(states_of(self.fresh[head], decided, target)),
             }
         return {"values": values, "heads": heads}
 
@@ -260,7 +265,7 @@ class _Work:
         for position in tqdm(todo, desc="timing", unit="point", disable=not progress or not todo):
             point = self.points[position]
             try:
-                if not point.codec.exact:
+                if point.codec.learned:
                     _seconds(point, xs[0])  # the first call of a network plans its memory
                 pairs = [_seconds(point, x) for x in xs]
             except FAILURES as error:

@@ -70,10 +70,6 @@ class Figure:
         return list(dict.fromkeys(line.head for line in self.lines))
 
 
-UNCOMPRESSED = "identity"
-"""The codec whose rows are bounds and no curves."""
-
-
 def decibel(ms_ssim: float) -> float:
     """MS-SSIM as papers plot it, -10 log10(1 - MS-SSIM): good codecs differ in the third digit only."""
     return -10 * math.log10(max(1 - ms_ssim, 1e-10))
@@ -99,7 +95,7 @@ def _task_figure(results: Mapping[str, Any], metric: str) -> Figure:
     values = {
         (row.get("task_head"), value): None
         for row in results["rows"]
-        if row["codec"] == UNCOMPRESSED and (value := value_of(row, metric)) is not None
+        if row.get("uncompressed") and (value := value_of(row, metric)) is not None
     }
     measured = {head for head, _ in values}
     # A codec's own heads are not run on originals under that name; what they reach there is known by another one.
@@ -132,7 +128,7 @@ def _lines(results: Mapping[str, Any], metric: str) -> list[Line]:
         for curve in curves(
             results["rows"], metric, rate_axis=axis, higher_is_better=results.get("higher_is_better")
         )
-        if curve.codec != UNCOMPRESSED
+        if not curve.uncompressed
     ]
     seeds: dict[str, set[int | None]] = {}
     for curve in found:

@@ -9,11 +9,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluation.bits_map import bits_per_pixel
+from evaluation.devices import moved
 from evaluation.evaluator import FAILURES, Batch, Evaluation, Images
 from evaluation.gallery import GalleryImage, View
 from evaluation.measures import picture_quality
 from evaluation.points import Point
-from models.codecs.standard.base import StandardCodec
 from models.codecs.target_rate import rate_for_bpp
 
 
@@ -23,8 +23,8 @@ def matched_pictures(
     """A few images, evenly spaced, decoded by every codec.
 
     The middle point of the first learned codec sets the bits of each image, or without one that of the first codec.
-    Standard codecs search the quality that comes closest from below, for others the nearest point is shown. The
-    identity codec is left out: it is the original.
+    Standard codecs search the quality that comes closest from below, for others the nearest point is shown.
+    Uncompressed ones are left out: they are the original.
 
     Args:
         evaluation: what was measured.
@@ -34,7 +34,7 @@ def matched_pictures(
     """
     groups: dict[str, list[int]] = {}
     for position, point in enumerate(evaluation.points):
-        if point.scale == 1 and not _is_identity(evaluation, position):
+        if point.scale == 1 and not point.codec.uncompressed:
             groups.setdefault(point.name, []).append(position)
     if not groups or not count:
         return []
@@ -47,7 +47,7 @@ def matched_pictures(
         batch = images.read(places[name])
         bpps = {p: evaluation.entries[p][number]["values"]["bpp_real"] for g in groups.values() for p in g}
         # Standard codecs can follow; a codec of few points cannot.
-        learned = [g for g in groups.values() if not evaluation.points[g[0]].codec.exact]
+        learned = [g for g in groups.values() if evaluation.points[g[0]].codec.learned]
         reference = sorted((learned or list(groups.values()))[0], key=bpps.__getitem__)
         target = bpps[reference[len(reference) // 2]]
         views = []
@@ -58,26 +58,26 @@ def matched_pictures(
     return gallery
 
 
-def _is_identity(evaluation: Evaluation, position: int) -> bool:
-    return all(entry["values"].get("psnr", 0) == 100 for entry in evaluation.entries[position])
-
-
 @torch.no_grad()
 def _view(point: Point, batch: Batch, target: float) -> View:
     codec = point.codec
-    x = batch["image"].to(next(codec.parameters(), batch["image"]).device)
+    parts = (codec, *(head.task for head in point.heads))
+    parameter = next((p for part in parts for p in part.parameters()), batch["image"])
+    batch = moved(batch, parameter.device)
+    x = batch["image"]
     rate, bitstream = point.rate, None
-    if isinstance(codec, StandardCodec):
+    if codec.exact and codec.rates:
         # Where not even its lowest quality is as small, the nearest point stands.
         with suppress(*FAILURES):
             rate, (bitstream,) = rate_for_bpp(codec, x, target)
     bitstream = bitstream or codec.compress(x, rate)[0]
     data = codec.serialise(bitstream)
-    output = codec.decompress([codec.parse(data)])
+    output = moved(codec.decompress([codec.parse(data)]), x.device)
     overlays = {}
     for head in point.heads:
-        target_of = head.task.target_of(batch)
-        drawn = head.task.illustrate(_picture(output.x_hat), head.predict(output)[0].cpu(), target_of[0])
+        decided = moved(head.task.decide(head.predict(output), output.size)[0], "cpu")
+        of_image = moved(head.task.target_of(batch)[0], "cpu")
+        drawn = head.task.illustrate(_picture(output.x_hat), decided, of_image)
         overlays[f"{head.name} ({head.source})"] = drawn
     return View(
         codec=point.name,

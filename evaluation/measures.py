@@ -1,15 +1,17 @@
 """What one pass over a split measures: rates and picture quality per image, task metrics over the set."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
+from evaluation.set_metrics import single_numbers
 from losses.distortion import MS_SSIM_MIN_SIDE
 from models.outputs import CodecOutput
-from tasks.base import Task, TaskOutput
+from tasks.base import Task
 
 
 def levels(x: Tensor) -> Tensor:
@@ -101,18 +103,20 @@ class Measures(nn.Module):
     Args:
         tasks: {name: Task}, those that are judged.
         layers: names of the codec's layers.
+        others: names of whatever else is measured of each image (losses, terms of an objective).
     """
 
     names = ("loss", "bpp", "bpp_real", "bpp_payload", "header_bytes", "psnr", "ms_ssim")
 
-    def __init__(self, tasks: Mapping[str, Task], layers: Sequence[str] = ()):
+    def __init__(self, tasks: Mapping[str, Task], layers: Sequence[str] = (), others: Sequence[str] = ()):
         super().__init__()
         of_layers = [f"bpp_of_{layer}" for layer in layers]
-        self.images = ImageMeans([*self.names, *of_layers, *(f"{name}/bpp" for name in tasks)])
+        names = [*self.names, *of_layers, *(f"{name}/bpp" for name in tasks), *others]
+        self.images = ImageMeans(list(dict.fromkeys(names)))
         self.tasks = nn.ModuleDict({name: task.metrics() for name, task in tasks.items()})
 
     def add(self, name: str, values: Tensor) -> None:
-        """Add one value an image, (B,), to one of ``names``, ``"bpp_of_<layer>"`` or ``"<task>/bpp"``."""
+        """Add one value an image, (B,), to ``names``, ``"bpp_of_<layer>"``, ``"<task>/bpp"`` or ``others``."""
         self.images.update(name, values)
 
     def add_pictures(self, output: CodecOutput, x: Tensor) -> None:
@@ -120,16 +124,21 @@ class Measures(nn.Module):
         for name, values in picture_quality(output, x).items():
             self.add(name, values)
 
-    def add_tasks(self, outputs: Mapping[str, TaskOutput], targets: Mapping[str, Tensor]) -> None:
-        """Add each task's predictions; ``targets`` are by task name."""
-        for name, output in outputs.items():
-            self.tasks[name].update(output.preds.float(), targets[name])
+    def add_task(self, name: str, decided: Any, target: Any) -> None:
+        """Add a task's predictions.
+
+        Args:
+            name: of the task.
+            decided: what its ``decide`` gives.
+            target: what its ``target_of`` gives.
+        """
+        self.tasks[name].update(decided, target)
 
     def compute(self) -> dict[str, float]:
         """{"psnr": ..., "<task>/<metric>": ...}, without what nothing was added to. Synchronises over ranks."""
         values = self.images.compute()
         for name, metrics in self.tasks.items():
-            values |= {f"{name}/{key}": float(value) for key, value in metrics.compute().items()}
+            values |= {f"{name}/{key}": value for key, value in single_numbers(metrics.compute()).items()}
         return values
 
     def reset(self) -> None:

@@ -19,34 +19,15 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     write_table(path, [_flat(row) for row in rows])
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Mappings of plain values as CSV, whole or not at all; by default, columns are all keys as they first come."""
-    columns = columns or list(dict.fromkeys(key for row in rows for key in row))
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Mappings of plain values as CSV, whole or not at all; columns are all keys as they first come."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
     temporary.replace(path)
-
-
-def drop_rows_after(path: Path, step: int) -> None:
-    """Take the rows of later steps out of a ``metrics.csv``: those of a killed stage, before it is taken again.
-
-    Args:
-        path: of the file; nothing happens where there is none.
-        step: the last one that stays.
-    """
-    if not path.is_file():
-        return
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        columns, rows = reader.fieldnames or [], list(reader)
-    # The last line of a killed run may be torn.
-    kept = [row for row in rows if row["step"].isdigit() and int(row["step"]) <= step]
-    if len(kept) == len(rows):
-        return
-    write_table(path, kept, columns)
 
 
 def _flat(row: Row) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Colours come in pairs, for white and for black paper, and every codec has a mark
 telling colours apart.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 
@@ -49,7 +49,6 @@ MARKERS = {
 }  # fmt: skip
 
 FIXED = {
-    "identity": Look("#767676", "#9a9a9a", "circle"),
     "jpeg": Look("#aa3f95", "#dd8fce", "square"),
     "jpeg_default": Look("#aa3f95", "#dd8fce", "hexagon"),
     "webp": Look("#117733", "#54bd78", "triangle-up"),
@@ -61,6 +60,9 @@ FIXED = {
     "vvc": Look("#26282d", "#e6e6e8", "x"),
 }
 """Standard codecs look alike in every report."""
+
+UNCOMPRESSED = Look("#767676", "#9a9a9a", "circle")
+"""Uncompressed pictures, whatever they are called."""
 
 OTHERS = (
     Look("#d1550b", "#ff9350", "circle"),
@@ -96,12 +98,13 @@ SVG_DASHES = {
 }
 
 
-def looks(codecs: Iterable[str]) -> dict[str, Look]:
-    """A look for each codec, in the order given."""
+def looks(codecs: Iterable[str], uncompressed: Collection[str] = ()) -> dict[str, Look]:
+    """A look for each codec, in the order given; ``uncompressed`` names those that send the picture as it is."""
+    fixed = FIXED | dict.fromkeys(uncompressed, UNCOMPRESSED)
     found: dict[str, Look] = {}
     for codec in dict.fromkeys(codecs):
-        others = sum(name not in FIXED for name in found)
-        found[codec] = FIXED.get(codec) or OTHERS[others % len(OTHERS)]
+        others = sum(name not in fixed for name in found)
+        found[codec] = fixed.get(codec) or OTHERS[others % len(OTHERS)]
     return found
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.codecs.base import Codec
+from models.frozen import Frozen
 from models.outputs import CodecOutput
 from tasks.base import Task
 
@@ -42,10 +43,15 @@ class Head:
 
     @property
     def reads_pixels(self) -> bool:
-        """Whether pixels are all it needs."""
-        return all(name.startswith("pixels") for name in self.task.reads)
+        """Whether pixels are all the task needs."""
+        return self.task.want == {"pixels"}
 
-    def predict(self, output: CodecOutput) -> Tensor:
+    @property
+    def want(self) -> frozenset[str]:
+        """What must be decoded for it: with a ``reader``, pixels alone, for latents are made of them."""
+        return self.task.want if self.reader is None else frozenset({"pixels"})
+
+    def predict(self, output: CodecOutput) -> Any:
         """Raw predictions from a decode."""
         if self.reader is not None and not self.reads_pixels:
             output = CodecOutput(output.size, x_hat=output.x_hat, latents=self.reader(output.x_hat).latents)
@@ -104,9 +110,15 @@ def identity(*parts: Any) -> str:
 
 
 def weights(module: nn.Module | None) -> str:
-    """A hash of all parameters and buffers."""
+    """A hash of all parameters and buffers, those of frozen networks too: targets may come from them."""
+    if module is None:
+        return hashlib.blake2b(digest_size=16).hexdigest()
+    state = module.state_dict()
+    for path, part in module.named_modules():
+        if isinstance(part, Frozen):
+            state |= {f"{path}.{name}": value for name, value in part.network.state_dict().items()}
     digest = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(module.state_dict().items()) if module is not None else ():
+    for name, value in sorted(state.items()):
         if isinstance(value, Tensor):
             array = value.detach().cpu().contiguous()
             digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from evaluation import plots
 from evaluation.curves import RATE_AXES
-from evaluation.figures import UNCOMPRESSED, Figure, figures_of
+from evaluation.figures import Figure, figures_of
 from evaluation.gallery import GalleryImage, embed, heat_stops
 from evaluation.palette import SVG_DASHES, Look, dashes, looks
 from evaluation.tables import bd_table, bound_table, complexity_table, number, points_table
@@ -41,7 +41,8 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     figures = figures_of(results)
     styles = looks(
-        [*(row["codec"] for row in results["rows"]), *(view.codec for i in gallery for view in i.views)]
+        [*(row["codec"] for row in results["rows"]), *(view.codec for i in gallery for view in i.views)],
+        {row["codec"] for row in results["rows"] if row.get("uncompressed")},
     )
     pngs = {figure.key: plots.save(figure, folder, styles) for figure in figures}
     (out / "report.html").write_text(_page(results, bd, gallery, figures, styles, pngs), encoding="utf-8")
@@ -92,7 +93,7 @@ def _page(
         "complexity": complexity_table(results["complexity"]) if results.get("complexity") else None,
         "points": points_table(results["rows"]),
         "encoders": _encoders(results["rows"]),
-        "has_bound": any(row["codec"] == UNCOMPRESSED for row in results["rows"]),
+        "has_bound": any(row.get("uncompressed") for row in results["rows"]),
         "skipped": results.get("skipped") or [],
         "notes": results.get("notes") or [],
         "excluded": results.get("excluded_images") or [],

@@ -16,6 +16,7 @@ def make_row(
     command: str,
     rate: float | None = None,
     task_head: str = "own",
+    uncompressed: bool = False,
 ) -> Row:
     """One row of results.
 
@@ -26,6 +27,7 @@ def make_row(
         command: that produced the row.
         rate: the codec's native rate value.
         task_head: where the task heads come from.
+        uncompressed: the codec's fact: the row is the bound that others are measured against.
 
     Returns:
         Rates in bits per pixel of the original image (``bpp`` counts whole files, ``bpp_by_layer`` the layers' strings
@@ -35,6 +37,7 @@ def make_row(
     tasks = {key: value for key, value in values.items() if "/" in key}
     return {
         "codec": codec,
+        "uncompressed": uncompressed,
         "rate": rate,
         "seed": seed,
         "bpp": values["bpp_real"],

@@ -48,7 +48,14 @@ def rows_of(
                     values, drawn = _task(head, entries, counts)
                     tasks |= values
                     of_tasks |= drawn
-            row = make_row(point.name, means | tasks, seed=point.seed, command=command, rate=point.shown_rate)
+            row = make_row(
+                point.name,
+                means | tasks,
+                seed=point.seed,
+                command=command,
+                rate=point.shown_rate,
+                uncompressed=point.codec.uncompressed,
+            )
             everything = sampled | of_tasks
             row |= {
                 "task_head": source,
@@ -103,10 +110,8 @@ def _task(
     metrics = Resampled(head.task.metrics(), [from_json(k["states"]) for k in known])
     rates = np.asarray([k["bpp"] for k in known])
     values = {f"{head.name}/{key}": value for key, value in metrics.compute().items()}
-    drawn: dict[str, list[float]] = {key: [] for key in values}
-    for row in counts:
-        for key, value in metrics.compute(row).items():
-            drawn[f"{head.name}/{key}"].append(value)
+    drawn = [{f"{head.name}/{key}": value for key, value in metrics.compute(row).items()} for row in counts]
+    # A figure that a resample lacks is undefined there: a class of which it has no image.
+    sampled = {key: np.asarray([values_of.get(key, np.nan) for values_of in drawn]) for key in values}
     values[f"{head.name}/bpp"] = float(rates.mean())
-    sampled = {key: np.asarray(value) for key, value in drawn.items()}
     return values, sampled | {f"{head.name}/bpp": bootstrap.means(rates, counts)}

@@ -21,23 +21,38 @@ States = dict[str, dict[str, State]]
 """{metric: {state: value}} of one image."""
 
 
-def states_of(metrics: MetricCollection, preds: Any, target: Any) -> States:
+def states_of(metrics: MetricCollection, decided: Any, target: Any) -> States:
     """What one image adds.
 
     Args:
         metrics: of a task; not changed.
-        preds: of one image, as the metrics' ``update`` takes them.
-        target: likewise.
+        decided: of one image, as the metrics' ``update`` takes them: what the task's ``decide`` gives.
+        target: likewise, what its ``target_of`` gives.
+
+    Raises:
+        ValueError: a metric keeps something else than tensors.
     """
     states: States = {}
     for name, metric in _apart(metrics).items():
-        metric.update(preds, target)
-        values = {key: getattr(metric, key) for key in metric._defaults}
-        states[name] = {
-            key: [v.detach().cpu() for v in value] if isinstance(value, list) else value.detach().cpu()
-            for key, value in values.items()
-        }
+        metric.update(decided, target)
+        states[name] = {}
+        for key in metric._defaults:
+            value = getattr(metric, key)
+            parts = value if isinstance(value, list) else [value]
+            if other := [type(part).__name__ for part in parts if not isinstance(part, Tensor)]:
+                raise ValueError(f"metric {name!r} keeps {other[0]} in its state {key!r}, not tensors alone")
+            parts = [part.detach().cpu() for part in parts]
+            states[name][key] = parts if isinstance(value, list) else parts[0]
     return states
+
+
+def single_numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """What metrics computed, without tensors of several numbers (one a class...): those are no figure of a table."""
+    return {
+        key: float(value)
+        for key, value in values.items()
+        if not isinstance(value, Tensor) or value.numel() == 1
+    }
 
 
 class Resampled:
@@ -53,6 +68,8 @@ class Resampled:
 
     def __init__(self, metrics: MetricCollection, images: Sequence[States]):
         self.metrics = _apart(metrics)
+        # Names the figures as the whole set's are named, also those of metrics that compute several.
+        self.together = MetricCollection(dict(self.metrics), compute_groups=False)
         self.images = images
         self.sums: dict[tuple[str, str], np.ndarray] = {}
         for name, metric in self.metrics.items():
@@ -65,24 +82,18 @@ class Resampled:
                     )
 
     def compute(self, counts: np.ndarray | None = None) -> dict[str, float]:
-        """{metric: value} of a selection.
+        """{metric: value} of a selection; which values there are may depend on what is in it.
 
         Args:
             counts: how often each image is in it, int (num_images,); default: each once.
         """
         counts = np.ones(len(self.images), dtype=np.int64) if counts is None else np.asarray(counts)
-        values: dict[str, float] = {}
         for name, metric in self.metrics.items():
             metric.reset()
             for key, default in metric._defaults.items():
                 setattr(metric, key, self._state(name, key, default, counts, metric._reductions[key]))
             metric._update_count = 1
-            value = metric.compute()
-            if isinstance(value, Mapping):
-                values |= {key: float(v) for key, v in value.items() if v.numel() == 1}
-            else:
-                values[name] = float(value)
-        return values
+        return single_numbers(self.together.compute())
 
     def _state(self, name: str, key: str, default: State, counts: np.ndarray, reduction: Any) -> State:
         if (name, key) in self.sums:

@@ -46,9 +46,9 @@ def analyse(
         output = decode_for(codec, tasks.values(), bitstream)
         found: dict[str, Any] = {}
         for name, task in tasks.items():
-            preds = task.predict(output)[0]
-            found[name] = task.describe(preds)
-            if maps is not None and (drawn := task.label_map(preds)) is not None:
+            decided = task.decide(task.predict(output), output.size)[0]
+            found[name] = task.describe(decided)
+            if maps is not None and (drawn := task.label_map(decided)) is not None:
                 path = maps / source.name.with_name(f"{source.name.name}.{name}.png")
                 write_whole(path, to_palette_png(*drawn))
                 found[name]["map"] = str(path)
@@ -75,14 +75,6 @@ def decode_for(codec: Codec, tasks: Sequence[Task], bitstream: Bitstream) -> Cod
         raise BitstreamError(
             f"the file is cut off: it lacks the layers {', '.join(missing)}, which the tasks read"
         )
-    reads = {name for task in tasks for name in task.reads}
-    want = [
-        what
-        for what, wanted in (
-            ("pixels", any(name.partition("@")[0] == "pixels" for name in reads)),
-            ("latents", any(name in codec.latents for name in reads)),
-        )
-        if wanted
-    ]
+    want = frozenset().union(*(task.want for task in tasks))
     strings = {name: bitstream.strings[name] for name in names}
     return codec.decompress([Bitstream(strings, bitstream.size, bitstream.rate)], want=want)

@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
 
-from models.codecs.identity import Identity
-from models.codecs.standard.base import StandardCodec
-from models.construct import construct
+from models.construct import construct, target_of
 from models.pretrained import Pretrained, from_pretrained, load
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "codec"
@@ -28,15 +27,14 @@ def open_model(name: str, *, tasks: Collection[str] | None = ()) -> Pretrained:
     """
     if (config := CONFIGS / f"{name}.yaml").is_file() and re.fullmatch(r"\w+", name):
         codec = construct(yaml.safe_load(config.read_text())).eval()
-        if isinstance(codec, StandardCodec):
-            codec.check_available()
-        elif not isinstance(codec, Identity):
+        if codec.learned:
             raise ValueError(
                 f"{name} is a codec to train and has no weights: give a trained model, or one of {_names()}"
             )
+        codec.check_available()
         return Pretrained(codec, {}, {"name": name}, config)
     if Path(name).expanduser().exists():
-        return load(Path(name).expanduser(), tasks=tasks)
+        return load(Path(name).expanduser(), tasks=tasks, frozen=False)
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
         return from_pretrained(name, tasks=tasks)
     raise ValueError(
@@ -46,11 +44,11 @@ def open_model(name: str, *, tasks: Collection[str] | None = ()) -> Pretrained:
 
 
 def _names() -> str:
-    """Of the standard codecs, told by their targets, so that none of their libraries is needed."""
-    nodes = {
-        path.stem: yaml.safe_load(path.read_text()).get("_target_", "")
-        for path in sorted(CONFIGS.glob("*.yaml"))
-    }
-    return ", ".join(
-        name for name, target in nodes.items() if ".standard." in target or ".identity." in target
-    )
+    """Of the codecs that need no training, as their classes say, so that none of their libraries is needed."""
+    names = []
+    for path in sorted(CONFIGS.glob("*.yaml")):
+        # A config without a class of its own, or with one that cannot be imported, is no name to offer.
+        with suppress(KeyError, ValueError):
+            if not getattr(target_of(yaml.safe_load(path.read_text())), "learned", True):
+                names.append(path.stem)
+    return ", ".join(names)

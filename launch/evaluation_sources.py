@@ -12,7 +12,6 @@ from datamodules.loading import EvaluationSamples, collate
 from evaluation.points import OWN, Head, Point, weights
 from models.checkpoint import is_run
 from models.codecs.base import Codec
-from models.codecs.standard.base import MissingEncoder, StandardCodec
 from models.codecs.standard.downscaled import Downscaled
 from models.construct import construct
 from models.pretrained import Pretrained, load
@@ -106,14 +105,12 @@ def points_of(
             found = _standard(name, yaml, foreign, rates.get(name), scales)
         else:
             runs = _runs(Path(source))
-            models = [load(run) for run in runs]
+            models = [load(run, tasks=None if own_tasks else ()) for run in runs]
             name = name or (Path(source).name if len(runs) > 1 else str(models[0].config["name"]))
             found = [
                 point
                 for model in models
-                for point in _learned(
-                    name, model, foreign, rates.get(name), labels if own_tasks else {}, notes
-                )
+                for point in _learned(name, model, foreign, rates.get(name), labels, notes)
             ]
         if name in known:
             raise ValueError(
@@ -145,14 +142,14 @@ def _standard(
 ) -> list[Point] | Skipped:
     settings = OmegaConf.to_container(OmegaConf.load(yaml), resolve=True)
     codec: Codec = construct(settings)
-    if any(True for _ in codec.parameters()):
+    if codec.learned:
         raise ValueError(f"codecs: {yaml.stem} is a learned codec, here untrained: give the folder of a run")
-    if not isinstance(codec, StandardCodec):
-        return [Point(name, codec.eval(), heads=heads, settings=settings)]
     try:
         codec.check_available()
-    except MissingEncoder as error:
+    except ImportError as error:
         return Skipped(name, str(error))
+    if not codec.rates:
+        return [Point(name, codec.eval(), heads=heads, settings=settings, about=codec.about())]
     points = []
     for scale in scales:
         scaled = codec if scale == 1 else Downscaled(codec, scale=scale)
@@ -177,14 +174,13 @@ def _learned(
     model: Pretrained,
     foreign: Sequence[Head],
     rates: Sequence[float] | None,
-    labels: Mapping[str, Any] | None,
+    labels: Mapping[str, Any],
     notes: list[str],
 ) -> list[Point]:
-    """``labels`` None: its own heads do not judge it."""
     config = model.config
     heads = []
-    for task_name, task in model.tasks.items() if labels is not None else ():
-        if problem := _misfit(task, labels):
+    for task_name, task in model.tasks.items():
+        if problem := task.misfit(labels):
             notes.append(f"{name}: its own task {task_name!r} is left out: {problem}")
         else:
             heads.append(Head(task_name, OWN, task))
@@ -203,6 +199,7 @@ def _learned(
             seed=int(config.get("seed") or 0),
             heads=heads,
             settings={"codec": config["codec"]},
+            about=model.codec.about(),
         )
         for rate in values
     ]
@@ -250,20 +247,9 @@ def _foreign_heads(entries: Sequence[str | Mapping[str, str]], labels: Mapping[s
         if not model.tasks:
             raise ValueError(f"tasks: {path} has no trained heads")
         for name, task in model.tasks.items():
-            if problem := _misfit(task, labels):
+            if problem := task.misfit(labels):
                 raise ValueError(f"tasks: {label}:{name} cannot be judged on this data set: {problem}")
             heads.append(Head(name, label, task.eval(), model.codec))
     if len(keys := [(head.source, head.name) for head in heads]) > len(set(keys)):
         raise ValueError(f"tasks names a head twice: {sorted(keys)}")
     return heads
-
-
-def _misfit(task: Any, labels: Mapping[str, Any]) -> str | None:
-    if task.target not in labels:
-        return f"it needs the label {task.target!r}, the data set has {sorted(labels) or 'none'}"
-    label = labels[task.target]
-    if (label.kind, tuple(label.names)) != (task.label.kind, tuple(task.label.names)):
-        return (
-            f"it learned {task.label.kind} of {list(task.label.names)}, the data set has {list(label.names)}"
-        )
-    return None

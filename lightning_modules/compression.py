@@ -1,8 +1,7 @@
-"""The system: a codec, the tasks that read its output, and what the current stage does with them."""
+"""The system: codec, tasks and networks, and what the current stage does with them."""
 
 import random
 from collections.abc import Collection, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,35 +9,36 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from evaluation import real_bytes
 from evaluation.measures import Measures, psnr
-from lightning_modules.stages import Stage, freeze_all_but, parameters_of, set_modes
-from losses.schedules import value_at
+from lightning_modules.parts import freeze_all_but, modules_of, parameters_of, set_modes, titled
+from lightning_modules.stages import Stage
+from lightning_modules.turns import take_turns
 from models.codecs.base import Codec
 from models.entropy.noise import sample_keys
 from models.outputs import CodecOutput
+from models.subject import Subject
 from tasks.base import Task, TaskOutput
 
 Batch = Mapping[str, Any]
 
 
 class CompressionSystem(LightningModule):
-    """Trains, validates and really codes with one codec and any number of tasks. One instance a stage.
+    """Trains, validates and really codes with one codec, any tasks and any other networks. One instance a stage.
+
+    With one update, Lightning takes the steps; with several they take turns (lightning_modules/turns.py).
 
     Args:
         codec: what is trained or read from.
         tasks: {name: Task}.
-        stage: what trains; ``None`` for testing alone.
+        stage: what trains; ``None`` for testing the codec alone.
+        networks: {name: critics, generators, whatever else trains}.
         ready: names of the tasks that can be judged: trained before, in this stage, or frozen all along.
         seed: keys the training noise together with each sample's draw.
         first_step: batches that earlier stages took: all stages log on one axis.
-        rate: native rate value for validation and test; ``None`` for the codec's only one.
+        rate: native rate value for validation and test; ``None`` for the subject's middle or only one.
         config: plain containers, stored in every checkpoint, so that the checkpoint can be used alone.
-
-    Raises:
-        ValueError: more than one update in the stage.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class CompressionSystem(LightningModule):
         tasks: Mapping[str, Task],
         stage: Stage | None = None,
         *,
+        networks: Mapping[str, nn.Module] | None = None,
         ready: Collection[str] = (),
         seed: int = 0,
         first_step: int = 0,
@@ -54,55 +55,65 @@ class CompressionSystem(LightningModule):
         config: Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        self.codec = codec
-        self.tasks = nn.ModuleDict(tasks)
-        self.stage_title = ""
-        self.stage, self.ready, self.seed, self.first_step, self.rate = (
-            stage,
-            set(ready),
-            seed,
-            first_step,
-            rate,
-        )
-        self.config = config
+        self.codec, self.tasks, self.networks = codec, nn.ModuleDict(tasks), nn.ModuleDict(networks or {})
+        self.stage, self.seed, self.first_step, self.rate = stage, seed, first_step, rate
+        self.config, self.stage_title = config, ""
+        self.updates = {} if stage is None else dict(stage.updates)
+        self.objectives = nn.ModuleDict({name: update.objective for name, update in self.updates.items()})
+        # Of what is ready, a subject that is not the codec may not serve everybody.
+        self.ready = {name for name in ready if self.subject.serves(tasks[name].reads, codec)}
+        prefixes = {name: f"{name}/" if len(self.updates) > 1 else "" for name in self.updates}
+        self.shown = {
+            name: {part: prefixes[name] + shown for part, shown in update.objective.log_names().items()}
+            for name, update in self.updates.items()
+        }
+        measured = [log for names in self.shown.values() for log in names.values()]
         judged = {name: task for name, task in tasks.items() if name in self.ready}
-        self.measures = Measures(judged, [layer.name for layer in codec.layers])
+        self.measures = Measures(judged, [layer.name for layer in self.subject.layers], measured)
         self.latest: dict[str, Tensor] = {}
         self.batches_done = 0
+        self.automatic_optimization = len(self.updates) <= 1
+        self.moving = {name: parameters_of(self, update.trainable) for name, update in self.updates.items()}
+        self._used = {
+            name: {path: modules_of(self, path)[0] for _, term in o.named_terms() for path in term.uses}
+            for name, o in self.objectives.items()
+        }
         if stage is not None:
-            if len(stage.updates) != 1:
-                raise ValueError(
-                    f"this system makes one update a batch, the stage has {sorted(stage.updates)}"
-                )
-            (self.update,) = stage.updates.values()
-            self.objective = self.update.objective
-            freeze_all_but(self, self.update.trainable)
+            freeze_all_but(self, stage.trainable)
+
+    @property
+    def subject(self) -> Subject:
+        """What the stage trains: its answers are what objectives and tasks read."""
+        return self.codec if self.stage is None else self.get_submodule(self.stage.trains)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """{title: part}, for summaries."""
+        return titled(self)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Decode-side view of images (B, 3, H, W): every ready task's predictions, by name."""
+        """Decode-side view of images (B, 3, H, W): every ready task's raw predictions, by name."""
         output = self.codec(image, self.rate)
         return {name: self.tasks[name].predict(output) for name in self.tasks if name in self.ready}
+
+    def look(self, batch: Batch) -> CodecOutput:
+        """The subject's answer in evaluation mode, at the rate that validation has."""
+        return self.subject.answer(batch, self.rate, sample_keys(self.seed, batch["draw"]))
 
     def train(self, mode: bool = True) -> "CompressionSystem":
         """Training mode for what trains, evaluation mode for what is frozen."""
         super().train(mode)
-        for module in (self.codec, self.tasks):
+        for module in (self.codec, self.tasks, self.networks):
             set_modes(module, mode)
         return self
 
-    def _code(self, batch: Batch, batch_idx: int) -> CodecOutput:
-        frozen = not any(p.requires_grad for p in self.codec.parameters())
-        keys = sample_keys(self.seed, batch["draw"])
-        with torch.no_grad() if frozen else nullcontext():
-            return self.codec(batch["image"], self.training_rate(batch_idx), keys=keys)
-
     def training_rate(self, batch_idx: int) -> float | None:
-        """The whole batch's rate: one of the codec's, drawn from (seed, step), so the same on every rank."""
-        if self.rate is not None or not self.codec.rates:
+        """The whole batch's rate: drawn from (seed, step) over all of the subject's, so the same on every rank."""
+        if self.rate is not None:
             return self.rate
-        return random.Random(f"{self.seed} {batch_idx}").choice(self.codec.rates)
+        return self.subject.rate_at(random.Random(f"{self.seed} {batch_idx}").random())
 
     def _task_outputs(
         self, output: CodecOutput, batch: Batch, names: Collection[str]
@@ -131,68 +142,59 @@ class CompressionSystem(LightningModule):
         return self.first_step + self.batches_done
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        output = self._code(batch, batch_idx)
-        losses = self._mean_losses(self._task_outputs(output, batch, self.objective.tasks))
-        parts = self.objective(output, batch, losses, batch_idx / self.stage.num_batches)
-        loss = parts["loss"] + self.codec.auxiliary_loss().to(parts["loss"])
-        self.latest = self._training_values(parts, output, batch)
+        # What layers of other libraries draw (dropout) goes on after a restart as if there had been none.
+        torch.manual_seed(random.Random(f"{self.seed} {batch_idx} {self.global_rank}").getrandbits(63))
+        self.latest = {}
+        if not self.automatic_optimization:
+            return take_turns(self, batch, batch_idx)
+        (name,) = self.updates
+        found = self.losses(name, batch, batch_idx)
         self.batches_done = batch_idx + 1
-        return {"loss": loss, "parts": {name: value.detach() for name, value in parts.items()}}
+        return found
+
+    def losses(self, name: str, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """One update's loss, with the auxiliary loss of what trains, and its parts for those who watch."""
+        objective, position = self.updates[name].objective, list(self.updates).index(name)
+        # Several updates of a batch see noise of their own.
+        keys = sample_keys(self.seed + (position << 32), batch["draw"])
+        output = self.subject.answer(batch, self.training_rate(batch_idx), keys)
+        losses = self._mean_losses(self._task_outputs(output, batch, objective.tasks))
+        progress = batch_idx / self.stage.num_batches
+        parts = objective(output, batch, losses, progress, self._used[name])
+        loss = parts["loss"] + self.subject.auxiliary_loss().to(parts["loss"])
+        parts = {key: value.detach() for key, value in parts.items()}
+        self.latest |= {shown: parts[key] for key, shown in self.shown[name].items()}
+        self._look_at(output, batch)
+        return {"loss": loss, "parts": parts}
 
     @torch.no_grad()
-    def _training_values(
-        self, parts: Mapping[str, Tensor], output: CodecOutput, batch: Batch
-    ) -> dict[str, Tensor]:
-        height, width = output.size
-        values = {"loss": parts["loss"].detach(), "bpp": sum(output.bits.values()).mean() / (height * width)}
-        if output.x_hat is not None:
-            values["psnr"] = psnr(output.x_hat.detach().clamp(0, 1), batch["image"]).mean()
-        values |= {
-            f"{name.removeprefix('task/')}/loss": v.detach()
-            for name, v in parts.items()
-            if name.startswith("task/")
-        }
-        return values
+    def _look_at(self, output: CodecOutput, batch: Batch) -> None:
+        if output.bpp is not None:
+            self.latest["bpp"] = output.bpp.detach().mean()
+        if output.x_hat is not None and self.subject.reconstructs:
+            self.latest["psnr"] = psnr(output.x_hat.detach().clamp(0, 1), batch["image"]).mean()
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """One optimiser with a group for each learning rate and, last, one for the quantiles (CompressAI's aux)."""
-        named = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        quantiles = [p for name, p in named.items() if name.endswith(".quantiles")]
-        scales = {p: 1.0 for p in named.values() if not any(p is q for q in quantiles)}
-        for part, scale in self.update.lr_scales.items():
-            scales |= {p: scale for p in parameters_of(self, [part]) & scales.keys()}
-        lr = self.update.optimiser.keywords.get("lr", 1e-3)
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p, own in scales.items() if own == scale], "lr": lr * scale}
-            for scale in sorted(set(scales.values()))
+    def configure_optimizers(self) -> Any:
+        """Every update's own; Lightning steps a single one's schedule, as often as the optimiser."""
+        built = [
+            update.build(self, lambda: self.batches_done / self.stage.num_batches)
+            for update in self.updates.values()
         ]
-        self.main_parameters = [p for group in groups for p in group["params"]]
-        schedules = [lambda step: value_at(self.update.lr_schedule, step / self.stage.num_batches)] * len(
-            groups
-        )
-        if quantiles:
-            groups.append({"params": quantiles, "lr": self.update.aux_lr, "weight_decay": 0.0})
-            schedules.append(lambda step: 1.0)
-        optimiser = self.update.optimiser(groups)
-        return {
-            "optimizer": optimiser,
-            "lr_scheduler": {"scheduler": LambdaLR(optimiser, schedules), "interval": "step"},
-        }
+        if len(built) == 1:
+            ((optimiser, schedule),) = built
+            return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return [optimiser for optimiser, _ in built], [schedule for _, schedule in built]
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the main groups: the quantiles' gradient has another scale and would drown theirs."""
-        clip = self.update.clip if gradient_clip_val is None else gradient_clip_val
-        if clip is not None:
-            nn.utils.clip_grad_norm_(self.main_parameters, clip)
+    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+        (update,) = self.updates.values()
+        update.clip_gradients(optimizer)
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
         checkpoint["ready"] = sorted(self.ready)
+        checkpoint["updates"], checkpoint["batches_done"] = list(self.updates), self.batches_done
         # What tasks need of the data set, so that they are built again without it.
         checkpoint["labels"] = {
             task.target: {
@@ -201,6 +203,7 @@ class CompressionSystem(LightningModule):
                 "missing": task.label.missing,
             }
             for task in self.tasks.values()
+            if task.label is not None
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -210,6 +213,12 @@ class CompressionSystem(LightningModule):
                 "the checkpoint holds averaged weights (EMA), and this run has no EMA callback: add callbacks=ema, "
                 "or begin a new stage with init_from"
             )
+        if checkpoint.get("updates") != list(self.updates):
+            raise ValueError(
+                f"the checkpoint was made with the updates {checkpoint.get('updates')}, and this stage has "
+                f"{list(self.updates)}: go on with the config it was made with, or begin a new stage with init_from"
+            )
+        self.batches_done = checkpoint["batches_done"]
 
     # -- validation: estimated bits of rounded latents --------------------------------------------------------------
 
@@ -222,22 +231,37 @@ class CompressionSystem(LightningModule):
         self.measures.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        if "image" not in batch:
-            return
-        x = batch["image"]
-        output = self.codec(x, self.rate)
-        outputs = self._task_outputs(output, batch, self.ready)
+        if "image" in batch:
+            self._estimate(batch)
+
+    def _estimate(self, batch: Batch) -> None:
+        """Measure without real bytes: the subject's answer, and what every update's objective makes of it."""
+        output = self.look(batch)
+        outputs = self._measure(output, batch)
         losses = {name: o.loss_sum / o.count.where(o.count > 0, 1) for name, o in outputs.items()}
-        parts = self.objective(output, batch, losses, 1.0)
-        self.measures.add("loss", parts["loss"].expand(len(x)))
-        self.measures.add("bpp", sum(output.bits.values()) / (x.shape[-2] * x.shape[-1]))
-        self.measures.add_pictures(output, x)
-        self.measures.add_tasks(outputs, {name: self.tasks[name].target_of(batch) for name in outputs})
+        for name, update in self.updates.items():
+            parts = update.objective(output, batch, losses, 1.0, self._used[name])
+            for key, shown in self.shown[name].items():
+                # Task losses are not: their metrics say it better.
+                if not key.startswith("task/"):
+                    self.measures.add(shown, parts[key].expand(len(batch["image"])))
+
+    def _measure(self, output: CodecOutput, batch: Batch) -> dict[str, TaskOutput]:
+        """Add what the answer itself shows; returns the ready tasks' outputs."""
+        if output.bpp is not None:
+            self.measures.add("bpp", output.bpp)
+        if self.subject.reconstructs:
+            self.measures.add_pictures(output, batch["image"])
+        outputs = self._task_outputs(output, batch, self.ready)
+        for name, found in outputs.items():
+            task = self.tasks[name]
+            self.measures.add_task(name, task.decide(found.preds, output.size), task.target_of(batch))
+        return outputs
 
     def on_validation_epoch_end(self) -> None:
         self._publish("val")
 
-    # -- test: real bytes -------------------------------------------------------------------------------------------
+    # -- test: real bytes, where there are some ----------------------------------------------------------------------
 
     def on_test_epoch_start(self) -> None:
         self.measures.reset()
@@ -246,25 +270,23 @@ class CompressionSystem(LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         if "image" not in batch:
             return
-        x = batch["image"]
-        coded = real_bytes.code(self.codec, x, self.rate)
+        if not self.subject.codes:
+            self._estimate(batch)
+            return
+        coded = real_bytes.code(self.subject, batch["image"], self.rate)
         for layer, gap in coded.gaps().items():
             rank_zero_warn(
                 f"layer {layer!r}: {gap:+.0f} real bits against the estimate (over 2 % + 200 bits an image)"
             )
         size = coded.output.size
         if size not in self.headers:
-            self.headers[size] = real_bytes.header_bytes(self.codec, size, self.rate)
-        pixels = size[0] * size[1]
+            self.headers[size] = real_bytes.header_bytes(self.subject, size, self.rate)
         for name, values in coded.rates(self.headers[size]).items():
             self.measures.add(name, values)
-        self.measures.add_pictures(coded.output, x)
-        outputs = self._task_outputs(coded.output, batch, self.ready)
-        for name in outputs:
-            self.measures.add(
-                f"{name}/bpp", coded.bits_for(self.codec.needed(self.tasks[name].layers)) / pixels
-            )
-        self.measures.add_tasks(outputs, {name: self.tasks[name].target_of(batch) for name in outputs})
+        coded.output.bits = {}  # the files' own, which are measured already
+        for name in self._measure(coded.output, batch):
+            paid = coded.bits_for(self.subject.layers_of(self.tasks[name].reads))
+            self.measures.add(f"{name}/bpp", paid / (size[0] * size[1]))
 
     def on_test_epoch_end(self) -> None:
         self._publish("test")

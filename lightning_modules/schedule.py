@@ -1,29 +1,29 @@
-"""Schedule: the stages of an experiment in order, one fit each, resumable at every border."""
+"""Schedule: the stages of an experiment in order, one fit each, resumable at any batch."""
 
 import json
 import resource
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from evaluation.output import drop_rows_after
 from evaluation.results import Row, git_commit, make_row, table
+from lightning_modules.checkpoints import StageCheckpoints, metrics_of, save_whole, state_to_go_on_from
 from lightning_modules.compression import CompressionSystem
-from lightning_modules.experiment import Experiment
-from lightning_modules.stages import Stage, fingerprint, frozen_state, load_into
+from lightning_modules.experiment import Experiment, setting
+from lightning_modules.init_from import load_into
+from lightning_modules.parts import fingerprint, frozen_state
 from models.codecs.base import Codec
 from models.codecs.read_through import ReadThrough
 
 
 def run(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
-    """Run all stages, skipping those that ``run_dir`` holds finished; test after each; write ``summary.json``.
+    """Run all stages, each from where ``run_dir`` has it; test after each; write ``summary.json``.
 
     Returns:
         The summary.
@@ -36,22 +36,23 @@ def run(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
             experiment.codec,
             experiment.tasks,
             stage,
+            networks=experiment.networks,
             ready=experiment.ready_tasks(number),
             seed=_stage_seed(experiment.seed, number),
             first_step=first_step,
             config=experiment.config,
         )
+        system.stage_title = f"{number + 1}/{len(experiment.stages)} {name}"
+        state = state_to_go_on_from(folder / "checkpoints" / "last.ckpt")
         if (folder / "stage.json").is_file():
-            state = torch.load(folder / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
             system.load_state_dict(state["state_dict"])
             records.append(json.loads((folder / "stage.json").read_text()))
             rank_zero_only(print)(f"stage {number + 1} {name!r} is finished already: loaded {folder}")
         else:
-            # Of a stage that was killed, which is taken again.
-            rank_zero_only(drop_rows_after)(run_dir / "metrics.csv", first_step)
-            records.append(_run_stage(experiment, number, name, stage, system, folder))
+            records.append(_run_stage(experiment, number, name, system, folder, state))
         first_step += stage.num_batches
-    rows = [record.pop("test") for record in records] + _test_baselines(experiment, run_dir, first_step)
+    rows = [row for record in records for row in record.pop("test")]
+    rows += _test_baselines(experiment, run_dir, first_step)
     summary = {
         "experiment": experiment.name,
         "seed": experiment.seed,
@@ -67,57 +68,102 @@ def run(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
 
 
 def _run_stage(
-    experiment: Experiment, number: int, name: str, stage: Stage, system: CompressionSystem, folder: Path
+    experiment: Experiment,
+    number: int,
+    name: str,
+    system: CompressionSystem,
+    folder: Path,
+    state: dict[str, Any] | None,
 ) -> dict[str, Any]:
+    """Train what is left of a stage, test it, and write down that it is finished."""
+    stage, seed = system.stage, _stage_seed(experiment.seed, number)
+    start = 0 if state is None else state["batches_done"]
+    if state is not None:
+        rank_zero_only(print)(
+            f"stage {number + 1} {name!r} goes on after batch {start} of {stage.num_batches}"
+        )
+    for logger in experiment.loggers:
+        # What a killed run logged after that state will be logged again.
+        getattr(logger, "rewind", lambda step, tested: None)(
+            system.first_step + start, tested=start < stage.num_batches
+        )
     for part, source in stage.init_from.items():
         load_into(system, part, source)
-    usual = {key: getattr(experiment.codec, key) for key in stage.settings}
-    _set(experiment.codec, stage.settings)
-    # Dropout and the like draw the same whether the stages before ran just now or were loaded.
-    torch.manual_seed(_stage_seed(experiment.seed, number))
-    data = (stage.data or experiment.data).for_stage(
-        num_batches=stage.num_batches, seed=_stage_seed(experiment.seed, number)
-    )
-    system.stage_title = f"{number + 1}/{len(experiment.stages)} {name}"
-    system.train()
-    before = fingerprint(frozen_state(system))
-    start = time.perf_counter()
-    trainer = experiment.trainer(
-        folder,
-        callbacks=[*experiment.make_callbacks(), _checkpoints(folder)],
-        max_epochs=1,
-        val_check_interval=stage.validate_every,
-    )
-    trainer.fit(system, datamodule=data)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    seconds = time.perf_counter() - start
-    metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    after = fingerprint(frozen_state(system))
-    if moved := [key for key in before if before[key] != after.get(key)]:
-        raise RuntimeError(f"stage {name!r} moved frozen weights: {moved[:5]}")
-    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
-    _set(experiment.codec, usual)
+    data = (stage.data or experiment.data).for_stage(num_batches=stage.num_batches, seed=seed, start=start)
+    with _settings(experiment.codec, stage.settings):
+        if start < stage.num_batches:
+            facts = _train(experiment, name, system, data, folder, resumed=state is not None)
+        else:
+            facts, system.batches_done = state["stage"], start
+            system.load_state_dict(state["state_dict"])
+    del state
+    trainer = experiment.trainer(folder, callbacks=experiment.make_callbacks())
     record = {
         "name": name,
         "num_batches": stage.num_batches,
-        "seconds": seconds,
-        "images_per_second": stage.num_batches * data.batch_size / seconds,
-        "metrics": metrics,
-        "test": _test(experiment, trainer, system, name),
+        "seconds": facts["seconds"],
+        "images_per_second": stage.num_batches * data.batch_size / facts["seconds"],
+        "metrics": facts["metrics"],
     }
+    if system.subject.codes:
+        rates = system.subject.rates or (None,)
+        record["test"] = [_test(experiment, trainer, system, name, rate) for rate in rates]
+    else:
+        # No real bytes to judge it by: its own measures on the test split must do.
+        trainer.test(system, datamodule=experiment.data, verbose=False)
+        record |= {"metrics": facts["metrics"] | metrics_of(trainer), "test": []}
     _write_json(folder / "stage.json", record)
     trainer.strategy.barrier()
     return record
 
 
+def _train(
+    experiment: Experiment,
+    name: str,
+    system: CompressionSystem,
+    data: LightningDataModule,
+    folder: Path,
+    *,
+    resumed: bool,
+) -> dict[str, Any]:
+    """Fit, check that what is frozen stood still, keep the weights. Returns seconds and metrics."""
+    stage = system.stage
+    system.train()
+    before = fingerprint(frozen_state(system))
+    saving = StageCheckpoints(folder / "checkpoints", stage)
+    trainer = experiment.trainer(
+        folder,
+        callbacks=[*experiment.make_callbacks(), saving],
+        max_epochs=1,
+        val_check_interval=stage.validate_every,
+        accumulate_grad_batches=stage.accumulate if system.automatic_optimization else 1,
+    )
+    trainer.fit(system, datamodule=data, ckpt_path=saving.last if resumed else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    facts = {"seconds": saving.seconds, "metrics": metrics_of(trainer)}
+    after = fingerprint(frozen_state(system))
+    if moved := [key for key in before if before[key] != after.get(key)]:
+        raise RuntimeError(f"stage {name!r} moved frozen weights: {moved[:5]}")
+    save_whole(trainer, saving.last)
+    return facts
+
+
 def _test(
-    experiment: Experiment, trainer: Trainer, system: CompressionSystem, name: str, rate: float | None = None
+    experiment: Experiment, trainer: Trainer, system: CompressionSystem, name: str, rate: float | None
 ) -> Row:
+    system.rate = rate
     trainer.test(system, datamodule=experiment.data, verbose=False)
     logged = trainer.callback_metrics.items()
     values = {key.removeprefix("test/"): float(value) for key, value in logged if key.startswith("test/")}
-    return make_row(name, values, seed=experiment.seed, rate=rate, command=" ".join(sys.argv))
+    return make_row(
+        name,
+        values,
+        seed=experiment.seed,
+        rate=rate,
+        command=" ".join(sys.argv),
+        uncompressed=system.codec.uncompressed,
+    )
 
 
 def _test_baselines(experiment: Experiment, run_dir: Path, first_step: int) -> list[Row]:
@@ -139,25 +185,25 @@ def _test_baselines(experiment: Experiment, run_dir: Path, first_step: int) -> l
     return rows
 
 
-def _checkpoints(folder: Path) -> Callback:
-    return ModelCheckpoint(
-        dirpath=folder / "checkpoints",
-        filename="best",
-        monitor="val/loss",
-        save_last=True,
-        save_top_k=1,
-        enable_version_counter=False,
-        auto_insert_metric_name=False,
-    )
-
-
 def _stage_seed(seed: int, number: int) -> int:
     return seed * 1000 + number
 
 
+@contextmanager
+def _settings(codec: Codec, settings: Mapping[str, Any]) -> Iterator[None]:
+    """The codec's attributes, or those of modules inside it, while the block runs."""
+    usual = {path: setting(codec, path) for path in settings}
+    try:
+        _set(codec, settings)
+        yield
+    finally:
+        _set(codec, usual)
+
+
 def _set(codec: Codec, settings: Mapping[str, Any]) -> None:
-    for key, value in settings.items():
-        setattr(codec, key, value)
+    for path, value in settings.items():
+        owner, _, key = path.rpartition(".")
+        setattr(codec.get_submodule(owner), key, value)
 
 
 @rank_zero_only

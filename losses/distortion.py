@@ -1,30 +1,35 @@
 """Distortion: how far the decoded picture is from the original. One unweighted term each, mean over the batch."""
 
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
+from losses.term import Term
 from models.outputs import CodecOutput
 
 MS_SSIM_MIN_SIDE = 176
 """Five scales of an 11-tap window: a sixteenth of each side must exceed 10 pixels."""
 
 
-class MSE(nn.Module):
+class MSE(Term):
     """Mean squared error on the scale of 8-bit values: 255**2 * mean((x_hat - x)**2).
 
     The scale is CompressAI's, so that its lambdas keep their meaning.
     """
+
+    reads = ("pixels",)
 
     def forward(self, output: CodecOutput, batch: dict) -> Tensor:
         """Scalar >= 0."""
         return 255**2 * (output.x_hat.float() - batch["image"]).square().mean()
 
 
-class MSSSIM(nn.Module):
+class MSSSIM(Term):
     """1 - MS-SSIM, in [0, 1]. Both sides of the image need 176 pixels at least (five scales, 11 taps).
 
     Reference: Wang et al., Multiscale structural similarity for image quality assessment, Asilomar 2003.
     """
+
+    reads = ("pixels",)
 
     def forward(self, output: CodecOutput, batch: dict) -> Tensor:
         """Scalar in [0, 1].

@@ -1,78 +1,118 @@
 """Objective: the one place where terms are weighed and added."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from losses.schedules import Scalar, value_at
+from losses.term import Term
 from models.outputs import CodecOutput
 
 
 class Objective(nn.Module):
-    """L = R + lmbda * D + sum_t weight_t * L_t, with D = sum_k distortion_weight_k * D_k.
+    """L = R + lmbda * D + sum_t weight_t * L_t + sum_k weight_k * T_k, with D = sum_j weight_j * D_j.
 
     Args:
         rate: the term R in bits per pixel, or ``None`` where rate is of no concern (heads on a frozen codec).
-        distortion: {name: term}, modules called as ``term(output, batch)``; may be empty.
-        lmbda: multiplies D, always. A number or a schedule.
-        tasks: {task name: weight}; tasks not named here are not trained. Numbers or schedules.
+        distortion: {name: term}: what lmbda multiplies; may be empty.
+        lmbda: multiplies D, always.
+        tasks: {task name: weight}; tasks not named here are not trained.
         distortion_weights: {name of a distortion term: weight}; 1 where not named.
+        terms: {name: term}: anything else, T_k: adversarial, perceptual, feature matching, strength of a filter...
+        term_weights: {name of one of ``terms``: weight}; 1 where not named.
+
+    ``lmbda`` and every weight may be a schedule of progress and rate (losses/schedules.py).
 
     Raises:
-        ValueError: nothing to minimise, a weight below 0, or one for a distortion term that is not there.
+        ValueError: nothing to minimise, a weight below 0 or for a term that is not there, or a term with weights of its
+            own that would train.
     """
 
     def __init__(
         self,
         *,
-        rate: nn.Module | None = None,
-        distortion: Mapping[str, nn.Module] | None = None,
+        rate: Term | None = None,
+        distortion: Mapping[str, Term] | None = None,
         lmbda: Scalar = 1.0,
         tasks: Mapping[str, Scalar] | None = None,
         distortion_weights: Mapping[str, Scalar] | None = None,
+        terms: Mapping[str, Term] | None = None,
+        term_weights: Mapping[str, Scalar] | None = None,
     ):
         super().__init__()
         self.rate = rate
-        self.distortion = nn.ModuleDict(distortion or {})
+        self.distortion, self.terms = nn.ModuleDict(distortion or {}), nn.ModuleDict(terms or {})
         self.lmbda = lmbda
         self.tasks = dict(tasks or {})
-        self.distortion_weights = dict(distortion_weights or {})
-        if unknown := set(self.distortion_weights) - set(self.distortion):
-            raise ValueError(
-                f"distortion_weights names {sorted(unknown)}; the terms are {sorted(self.distortion)}"
-            )
-        for name, value in {"lmbda": lmbda, **self.tasks, **self.distortion_weights}.items():
+        self.distortion_weights, self.term_weights = dict(distortion_weights or {}), dict(term_weights or {})
+        for key, weights, there in (
+            ("distortion_weights", self.distortion_weights, self.distortion),
+            ("term_weights", self.term_weights, self.terms),
+        ):
+            if unknown := set(weights) - set(there):
+                raise ValueError(f"{key} names {sorted(unknown)}; the terms are {sorted(there)}")
+        scalars = {"lmbda": lmbda, **self.tasks, **self.distortion_weights, **self.term_weights}
+        for name, value in scalars.items():
             if not callable(value) and value < 0:
                 raise ValueError(f"{name}={value} is negative: it would reward what should be small")
-        if rate is None and not self.distortion and not self.tasks:
-            raise ValueError("the objective is empty: give it a rate, a distortion or tasks")
+        if not any((rate, self.distortion, self.tasks, self.terms)):
+            raise ValueError("the objective is empty: give it a rate, a distortion, tasks or terms")
+        for name, term in self.named_terms():
+            if any(True for _ in term.parameters()):
+                raise ValueError(
+                    f"{name} holds weights: make what trains one of `networks` and name it in the term's `uses`, "
+                    "and wrap what is fixed in models.frozen.Frozen"
+                )
+
+    def named_terms(self) -> Iterator[tuple[str, Term]]:
+        """(name of its part, term) of rate, distortion and all others, but for tasks."""
+        if self.rate is not None:
+            yield "rate", self.rate
+        yield from ((f"distortion/{name}", term) for name, term in self.distortion.items())
+        yield from ((f"term/{name}", term) for name, term in self.terms.items())
+
+    def log_names(self) -> dict[str, str]:
+        """{part: its name in logs}, of those that are shown: the sum, further terms and task losses."""
+        terms = {f"term/{name}": name for name in self.terms}
+        return {"loss": "loss", **terms, **{f"task/{name}": f"{name}/loss" for name in self.tasks}}
 
     def forward(
-        self, output: CodecOutput, batch: dict, task_losses: Mapping[str, Tensor], progress: float
+        self,
+        output: CodecOutput,
+        batch: dict,
+        task_losses: Mapping[str, Tensor],
+        progress: float,
+        modules: Mapping[str, nn.Module] | None = None,
     ) -> dict[str, Tensor]:
         """Weigh and add.
 
         Args:
-            output: of the codec.
+            output: of the stage's subject.
             batch: as the data loader gave it.
             task_losses: {task name: mean loss}, for all of ``tasks``.
             progress: how far the stage has come, in [0, 1].
+            modules: {path: module}, for all that the terms' ``uses`` name.
 
         Returns:
             ``{"loss": weighted sum}`` and every unweighted part under its own name: ``rate`` (bits per pixel),
-            ``distortion/<name>``, ``task/<name>``.
+            ``distortion/<name>``, ``task/<name>``, ``term/<name>``.
         """
-        parts: dict[str, Tensor] = {}
-        weighted: list[Tensor] = []
-        if self.rate is not None:
-            parts["rate"] = self.rate(output, batch)
-            weighted.append(parts["rate"])
-        lmbda = value_at(self.lmbda, progress)
-        for name, term in self.distortion.items():
-            value = parts[f"distortion/{name}"] = term(output, batch)
-            weighted.append(lmbda * value_at(self.distortion_weights.get(name, 1.0), progress) * value)
-        for name, weight in self.tasks.items():
-            parts[f"task/{name}"] = task_losses[name]
-            weighted.append(value_at(weight, progress) * task_losses[name])
+
+        def weight(scalar: Scalar) -> float:
+            return value_at(scalar, progress, output.rate)
+
+        parts = {
+            name: term(output, batch, *((modules or {})[path] for path in term.uses))
+            for name, term in self.named_terms()
+        }
+        parts |= {f"task/{name}": task_losses[name] for name in self.tasks}
+        weighted = [parts["rate"]] if self.rate is not None else []
+        lmbda = weight(self.lmbda) if self.distortion else 0.0
+        for name in self.distortion:
+            factor = lmbda * weight(self.distortion_weights.get(name, 1.0))
+            weighted.append(factor * parts[f"distortion/{name}"])
+        weighted += [weight(scalar) * parts[f"task/{name}"] for name, scalar in self.tasks.items()]
+        for name in self.terms:
+            weighted.append(weight(self.term_weights.get(name, 1.0)) * parts[f"term/{name}"])
         return {"loss": torch.stack(weighted).sum(), **parts}

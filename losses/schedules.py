@@ -1,6 +1,8 @@
-"""Schedules: a scalar as a function of how far its stage has come, ``progress`` in [0, 1]."""
+"""Schedules: a scalar as a function of how far its stage has come and of the rate of the batch."""
 
+import bisect
 import math
+from collections.abc import Mapping
 
 
 class Linear:
@@ -11,8 +13,8 @@ class Linear:
             raise ValueError(f"until={until} must be in (0, 1], a fraction of the stage")
         self.start, self.end, self.until = start, end, until
 
-    def __call__(self, progress: float) -> float:
-        """The value at ``progress``."""
+    def __call__(self, progress: float, rate: float | None = None) -> float:
+        """The value at ``progress`` in [0, 1], whatever the rate."""
         return self.start + (self.end - self.start) * min(progress / self.until, 1.0)
 
 
@@ -27,8 +29,8 @@ class Cosine:
             raise ValueError(f"warmup={warmup} must be in [0, 1), a fraction of the stage")
         self.warmup, self.floor = warmup, floor
 
-    def __call__(self, progress: float) -> float:
-        """The multiplier at ``progress``, in (0, 1]."""
+    def __call__(self, progress: float, rate: float | None = None) -> float:
+        """The multiplier at ``progress`` in [0, 1], itself in (0, 1], whatever the rate."""
         if progress < self.warmup:
             # Never exactly 0: the first batch should teach something.
             return max(progress / self.warmup, 0.01)
@@ -36,9 +38,58 @@ class Cosine:
         return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * min(along, 1.0))) / 2
 
 
-Scalar = float | Linear | Cosine
+class OfRate:
+    """A value for each rate of a codec, in a straight line between two of them; times a schedule if there is one.
+
+    So one model learns a ladder of trade-offs: ``lmbda`` of every batch follows the rate it is coded at.
+
+    Args:
+        values: {native rate: value}, at least one. Beyond the outermost rates their values stay.
+        logarithmic: straight in the logarithm of the value, which lmbda usually is over qualities; values above 0.
+        times: multiplies the value: a number or a schedule.
+
+    Raises:
+        ValueError: no values, or some that have no logarithm.
+
+    Example:
+        >>> lmbda = OfRate({10: 0.001, 20: 0.004}, logarithmic=True)
+        >>> [round(lmbda(0.0, rate), 6) for rate in (5, 10, 15, 20)]
+        [0.001, 0.001, 0.002, 0.004]
+    """
+
+    def __init__(
+        self, values: Mapping[float, float], *, logarithmic: bool = False, times: "Scalar" = 1.0
+    ) -> None:
+        if not values:
+            raise ValueError("values is empty: give {rate: value}, one at least")
+        if logarithmic and min(values.values()) <= 0:
+            raise ValueError(f"values={dict(values)} must be above 0 to be straight in the logarithm")
+        self.rates = sorted(float(rate) for rate in values)
+        by_rate = {float(rate): value for rate, value in values.items()}
+        self.values = [by_rate[rate] for rate in self.rates]
+        self.logarithmic, self.times = logarithmic, times
+
+    def __call__(self, progress: float, rate: float | None = None) -> float:
+        """The value at a rate.
+
+        Raises:
+            ValueError: the batch has no rate.
+        """
+        if rate is None:
+            raise ValueError("a scalar depends on the rate (OfRate), but what trains has only one rate")
+        factor = value_at(self.times, progress, rate)
+        above = bisect.bisect_left(self.rates, rate)
+        if above == 0 or above == len(self.rates):
+            return factor * self.values[min(above, len(self.rates) - 1)]
+        low, high = self.rates[above - 1 : above + 1]
+        a, b = self.values[above - 1 : above + 1]
+        along = (rate - low) / (high - low)
+        return factor * (a * (b / a) ** along if self.logarithmic else a + (b - a) * along)
 
 
-def value_at(scalar: Scalar, progress: float) -> float:
-    """A plain number as it is, a schedule at ``progress``."""
-    return scalar(progress) if callable(scalar) else float(scalar)
+Scalar = float | Linear | Cosine | OfRate
+
+
+def value_at(scalar: Scalar, progress: float, rate: float | None = None) -> float:
+    """A plain number as it is, a schedule at ``progress`` and ``rate``."""
+    return scalar(progress, rate) if callable(scalar) else float(scalar)

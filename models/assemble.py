@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.codecs.base import Codec
-from models.construct import check_targets, construct
+from models.construct import check_targets, construct, targets
 from models.entropy.tables import is_table
 
 BEGINNINGS = ("pretrained", "weights", "checkpoint_path")
@@ -16,6 +16,9 @@ BEGINNINGS = ("pretrained", "weights", "checkpoint_path")
 
 TIMM_BEGINNINGS = ("pretrained", "checkpoint_path")
 """Those among the arguments that a node hands on to timm, in a mapping of its own."""
+
+FROZEN = "models.frozen.Frozen"
+"""What takes its weights from its own arguments alone: no model holds them."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,22 @@ class StoredLabel:
 
 
 def assemble(
-    codec: Any, tasks: Mapping[str, Any], labels: Mapping[str, Any], state: Mapping[str, Tensor]
+    codec: Any,
+    tasks: Mapping[str, Any],
+    labels: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    *,
+    frozen: bool = False,
 ) -> tuple[Codec, dict[str, nn.Module]]:
     """Construct a codec and tasks and give them their weights; torch's random generator is left as it was.
 
     Args:
         codec: its node.
         tasks: {name: node}.
-        labels: {name of a task: {"target", "kind", "names", "missing"}}.
+        labels: {name of a task: {"target", "kind", "names", "missing"}}; tasks that learn from no label have none.
         state: {"codec.*" and "tasks.<name>.*": tensor}.
+        frozen: make frozen networks too (models/frozen.py), from the files and downloads that their nodes name: for
+            what was trained here. Otherwise they are ``None``, and a task's ``left_out`` names them.
 
     Returns:
         Both on the CPU, in evaluation mode, without gradients.
@@ -50,6 +60,11 @@ def assemble(
     Raises:
         ValueError: targets that are not allowed, arguments or weights that do not fit.
     """
+    left_out: dict[str, tuple[str, ...]] = {}
+    if not frozen:
+        for name, node in tasks.items():
+            left_out[name] = tuple(path for path, target in targets(node) if target == FROZEN)
+        codec, tasks = _without_frozen(codec), _without_frozen(tasks)
     check_targets({"codec": codec, "tasks": dict(tasks)})
     with torch.random.fork_rng(devices=[]):
         made = construct(without_beginnings(codec), path="codec")
@@ -59,33 +74,51 @@ def assemble(
     for prefix, module in {"codec": made, **{f"tasks.{name}": task for name, task in heads.items()}}.items():
         module.eval().requires_grad_(False)
         load_weights(module, state, prefix)
+    for name, names in left_out.items():
+        heads[name].left_out = names
     return made, heads
 
 
 def _task(name: str, node: Any, label: Any, codec: Codec) -> nn.Module:
-    if not isinstance(label, Mapping) or not {"target", "kind", "names", "missing"} <= label.keys():
-        raise ValueError(f"labels.{name} must have `target`, `kind`, `names` and `missing`, not {label!r}")
-    stored = StoredLabel(label["kind"], tuple(label["names"]), label["missing"])
+    labels = {}
+    if label is not None or (isinstance(node, Mapping) and node.get("target") is not None):
+        known = label.keys() if isinstance(label, Mapping) else set()
+        if not {"target", "kind", "names", "missing"} <= known:
+            raise ValueError(
+                f"labels.{name} must have `target`, `kind`, `names` and `missing`, not {label!r}"
+            )
+        labels[label["target"]] = StoredLabel(label["kind"], tuple(label["names"]), label["missing"])
     make = construct(without_beginnings(node), path=f"tasks.{name}")
     if not callable(make) or isinstance(make, nn.Module):
         raise ValueError(f"tasks.{name}: is no task's node: it lacks `_target_` or `_partial_: true`")
     try:
-        return make(codec.readable, {label["target"]: stored})
+        return make(codec.readable, labels)
     except (ValueError, TypeError) as error:
         raise ValueError(f"tasks.{name}: {error}") from error
 
 
 def without_beginnings(node: Any) -> Any:
-    """A node without the arguments that say where weights begin.
+    """A node without the arguments that say where weights begin, but for those of frozen networks.
 
     They name files and downloads of another machine, and in a stranger's model files that must not be opened here.
     """
     if isinstance(node, (list, tuple)):
         return [without_beginnings(value) for value in node]
-    if not isinstance(node, Mapping):
+    if not isinstance(node, Mapping) or node.get("_target_") == FROZEN:
         return node
     dropped = BEGINNINGS if "_target_" in node else TIMM_BEGINNINGS
     return {key: without_beginnings(value) for key, value in node.items() if key not in dropped}
+
+
+def _without_frozen(node: Any) -> Any:
+    """A node with ``None`` for frozen networks."""
+    if isinstance(node, (list, tuple)):
+        return [_without_frozen(value) for value in node]
+    if not isinstance(node, Mapping):
+        return node
+    if node.get("_target_") == FROZEN:
+        return None
+    return {key: _without_frozen(value) for key, value in node.items()}
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:

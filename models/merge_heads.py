@@ -29,7 +29,8 @@ def add_head(model: Pretrained, other: Pretrained, name: str) -> None:
         )
     config = model.config
     config["tasks"] = {**config["tasks"], name: other.config["tasks"][name]}
-    config["labels"] = {**config["labels"], name: other.config["labels"][name]}
+    if name in other.config["labels"]:
+        config["labels"] = {**config["labels"], name: other.config["labels"][name]}
     heads = {**config["training"].get("heads", {}), name: other.config.get("training", {})}
     config["training"] = {**config["training"], "heads": heads}
     config["results"] = [*config.get("results", []), *_results_of(other, name, config["name"])]

@@ -72,8 +72,8 @@ def _architecture(config: Mapping[str, Any], codec: Codec, tasks: Mapping[str, n
     ]
     lines = ["## Architecture", "", f"- codec: `{config['codec']['_target_']}`{_arguments(config['codec'])}"]
     lines += [
-        f"- task `{name}`: `{node['_target_']}` on {' and '.join(tasks[name].reads)}, {_classes(config, name)}, "
-        f"{_count(tasks[name]):,} parameters"
+        f"- task `{name}`: `{node['_target_']}` on {' and '.join(tasks[name].reads)}, "
+        f"{_outputs(config, name, tasks[name])}, {_count(tasks[name]):,} parameters"
         for name, node in config["tasks"].items()
     ]
     lines += [
@@ -178,9 +178,10 @@ def _class(node: Mapping[str, Any], key: str = "_target_") -> str:
     return str(node.get(key)).rpartition(".")[2]
 
 
-def _classes(config: Mapping[str, Any], task: str) -> str:
-    names = config["labels"][task]["names"]
-    return f"{len(names)} outputs ({', '.join(map(str, names[:12]))}{', ...' if len(names) > 12 else ''})"
+def _outputs(config: Mapping[str, Any], name: str, task: nn.Module) -> str:
+    names = config["labels"].get(name, {}).get("names", ())
+    named = f" ({', '.join(map(str, names[:12]))}{', ...' if len(names) > 12 else ''})" if names else ""
+    return f"{task.num_outputs} outputs{named}"
 
 
 def _count(module: nn.Module) -> int:

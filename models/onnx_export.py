@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten_with_path, tree_leaves
 
 from models.codecs.base import Codec
 from models.outputs import CodecOutput
@@ -51,7 +51,8 @@ def export_onnx(codec: Codec, tasks: Mapping[str, nn.Module], folder: Path) -> d
     """Write ``<transform>.onnx`` and ``task_<name>.onnx`` into a new folder and check each with onnxruntime.
 
     A task reads what its PyTorch module reads, by the same names; one that reads no pixels also needs ``size``, the
-    image's (H, W) as int64.
+    image's (H, W) as int64. What it gives is ``output``, its raw predictions (``Task.predict``); of a head that returns
+    several tensors, ``output_<name>`` or ``output<place>``.
 
     Args:
         codec: in evaluation mode, on the CPU.
@@ -146,7 +147,7 @@ class _Reader(nn.Module):
     def __init__(self, task: nn.Module):
         super().__init__()
         self.task = task
-        self.reads_pixels = any(name.startswith("pixels") for name in task.reads)
+        self.reads_pixels = "pixels" in task.want
 
     def forward(self, *inputs: Tensor) -> Any:
         tensors = dict(zip(self.task.reads, inputs, strict=False))
@@ -174,7 +175,7 @@ def _write(part: Part, path: Path) -> None:
         {i: torch.export.Dim.DYNAMIC for i in dimensions} or None for dimensions in _dynamic(part.cases)
     )
     shapes = (free,) if isinstance(part.module, _Reader) else free  # all of its inputs are one argument
-    count = len(tree_leaves(part.module(*part.cases[0])))
+    outputs = _outputs(part)
     try:
         with _quiet():
             torch.onnx.export(
@@ -183,7 +184,7 @@ def _write(part: Part, path: Path) -> None:
                 path,
                 dynamo=True,
                 input_names=list(part.inputs),
-                output_names=["output"] if count == 1 else [f"output{i}" for i in range(count)],
+                output_names=outputs,
                 dynamic_shapes=shapes,
                 opset_version=OPSET,
                 external_data=False,
@@ -196,6 +197,20 @@ def _write(part: Part, path: Path) -> None:
             f"{part.name} cannot be written as ONNX ({type(error).__name__}: {reason[:200]}): leave the files out "
             "with onnx=false"
         ) from error
+
+
+def _outputs(part: Part) -> list[str]:
+    """Names of the tensors that a network returns, however nested, in their order in the file."""
+    names = []
+    for path, value in tree_flatten_with_path(part.module(*part.cases[0]))[0]:
+        name = "_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
+        names.append(f"output{name}" if not name or name[0].isdigit() else f"output_{name}")
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{part.name} cannot be written as ONNX (its {names[-1]} is {type(value).__name__}, no tensor): leave "
+                "the files out with onnx=false"
+            )
+    return names
 
 
 def _strip(path: Path) -> None:
@@ -234,6 +249,9 @@ def _deviation(part: Part, path: Path) -> float:
                     f"{path.name} gives {tuple(theirs.shape)} where PyTorch gives {tuple(ours.shape)}, on inputs "
                     f"{shapes}"
                 )
+            if not ours.numel():
+                continue
+            ours, theirs = ours.double(), theirs.double()
             scale = max(ours.abs().max().item(), 1e-12)
             deviation = (ours - theirs).abs().max().item() / scale
             if not deviation <= TOLERANCE:

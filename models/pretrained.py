@@ -34,8 +34,8 @@ class Pretrained:
         codec: as it was trained, with its coding tables where they were stored.
         tasks: {name: Task}: those that had been trained.
         config: plain: ``name``, ``codec`` and ``tasks`` (nodes), ``labels`` ({task: {"target", "kind",
-            "names", "missing"}}), ``lmbda``, ``seed``, ``training`` and ``results`` (facts), and in
-            an exported model ``model_id``, ``weights`` and ``exported``.
+            "names", "missing"}} of tasks that learn from one), ``lmbda``, ``seed``, ``training`` and
+            ``results`` (facts), and in an exported model ``model_id``, ``weights`` and ``exported``.
         source: what it was loaded from: a checkpoint, or the folder of an exported model.
     """
 
@@ -45,23 +45,25 @@ class Pretrained:
     source: Path
 
 
-def load(path: str | Path, *, tasks: Collection[str] | None = None) -> Pretrained:
+def load(path: str | Path, *, tasks: Collection[str] | None = None, frozen: bool = True) -> Pretrained:
     """Load a trained model.
 
     Args:
         path: a run folder (the last checkpoint of its last finished stage), a checkpoint, or an exported model folder.
         tasks: names of the tasks to load; default: all that had been trained. ``()`` for the codec alone.
+        frozen: of a run or a checkpoint, make its frozen networks too (models/frozen.py): a distilled task is judged by
+            its teacher, but predicts without. Those of an exported model are never made.
 
     Raises:
         ValueError: there is nothing there, or it is not a trained model of this project and version; in one line.
     """
     path = Path(path)
     if path.is_file():
-        return _from_checkpoint(read_checkpoint(path), tasks)
+        return _from_checkpoint(read_checkpoint(path), tasks, frozen)
     if not path.exists():
         raise ValueError(f"there is no {path}: give a run folder, a checkpoint or an exported model folder")
     if is_run(path):
-        return _from_checkpoint(read_checkpoint(last_finished(path)), tasks)
+        return _from_checkpoint(read_checkpoint(last_finished(path)), tasks, frozen)
     if (path / model_folder.CONFIG).is_file() or (path / model_folder.WEIGHTS).is_file():
         return _from_folder(path, tasks)
     found = sorted(entry.name for entry in path.iterdir())
@@ -217,7 +219,7 @@ def _download(
     return Path(folder)
 
 
-def _from_checkpoint(checkpoint: Checkpoint, tasks: Collection[str] | None) -> Pretrained:
+def _from_checkpoint(checkpoint: Checkpoint, tasks: Collection[str] | None, frozen: bool) -> Pretrained:
     config, nodes = checkpoint.config, checkpoint.config.get("tasks") or {}
     names = _chosen(tasks, checkpoint.ready, checkpoint.path)
     if names and checkpoint.labels is None:
@@ -239,7 +241,7 @@ def _from_checkpoint(checkpoint: Checkpoint, tasks: Collection[str] | None) -> P
         "training": training_facts(config, checkpoint.path),
         "results": own_results(config, checkpoint.path),
     }
-    return _assembled(plain, checkpoint.state, checkpoint.path)
+    return _assembled(plain, checkpoint.state, checkpoint.path, frozen=frozen)
 
 
 def _from_folder(folder: Path, tasks: Collection[str] | None) -> Pretrained:
@@ -264,9 +266,13 @@ def _chosen(tasks: Collection[str] | None, there: Collection[str], source: Path)
     return list(tasks)
 
 
-def _assembled(config: dict[str, Any], state: Mapping[str, Tensor], source: Path) -> Pretrained:
+def _assembled(
+    config: dict[str, Any], state: Mapping[str, Tensor], source: Path, *, frozen: bool = False
+) -> Pretrained:
+    labels = config.get("labels") or {}
     try:
-        parts = assemble(config.get("codec"), config["tasks"], config.get("labels") or {}, state)
-    except (ValueError, TypeError, ImportError) as error:
+        parts = assemble(config.get("codec"), config["tasks"], labels, state, frozen=frozen)
+    # The last two are of frozen networks, whose files or downloads are missing.
+    except (ValueError, TypeError, ImportError, OSError, RuntimeError) as error:
         raise ValueError(f"{source}: {' '.join(str(error).split())}") from error
     return Pretrained(*parts, config, source)

@@ -1,6 +1,7 @@
 """Subject: what a stage can train. It answers a batch with a ``CodecOutput``; what it lacks is absent there."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -17,20 +18,24 @@ class Subject(nn.Module):
 
     Attributes:
         codes: there are real bytes to judge it by (``compress``, ``decompress``); else its own measures must do.
+        reconstructs: its pictures are meant to be those it was asked about; a generator's are its own.
         gives: what its answers hold: any of ``"bits"``, ``"pixels"``, ``"extras.<name>"``; latents go without saying.
         layers: what a bitstream consists of, in order.
         latents: {name: LatentSpec}, what tasks can read besides pixels.
         rates: native rate values, ordered from fewest to most bits; empty for one rate.
         continuous: whatever lies between the first and the last of ``rates`` is a rate too.
+        stride: both sides of an image are padded to a multiple of it.
         decoder: names of the submodules that the bits do not depend on.
     """
 
     codes: bool = False
+    reconstructs: bool = True
     gives: tuple[str, ...] = ("pixels",)
     layers: tuple[Layer, ...] = (Layer("base"),)
     latents: ClassVar[dict[str, LatentSpec]] = {}
     rates: tuple[float, ...] = ()
     continuous: bool = False
+    stride: int = 1
     decoder: tuple[str, ...] = ()
 
     def answer(self, batch: Mapping[str, Any], rate: float | None, keys: Tensor) -> CodecOutput:
@@ -67,6 +72,18 @@ class Subject(nn.Module):
             if layer.name in layers or layer.name in wanted:
                 wanted |= {layer.name, *(names[:position] if layer.needs is None else layer.needs)}
         return tuple(name for name in names if name in wanted)
+
+    def layers_of(self, reads: Collection[str]) -> tuple[str, ...]:
+        """The layers that who reads these things pays for, in bitstream order."""
+        return self.needed({self.readable[name].layer for name in reads})
+
+    def serves(self, reads: Collection[str], other: "Subject") -> bool:
+        """Whether it gives the things that ``reads`` names in the shape in which ``other`` does."""
+        mine, theirs = self.readable, other.readable
+        return all(
+            name in mine and replace(mine[name], layer="") == replace(theirs[name], layer="")
+            for name in reads
+        )
 
     def rate_at(self, position: float) -> float | None:
         """The rate to train on, for a ``position`` drawn from [0, 1): evenly over all there are."""

@@ -35,19 +35,19 @@ def own_results(config: Mapping[str, Any], checkpoint: Path) -> list[dict[str, A
     """What the run itself measured of this checkpoint, in real bytes on its test split, and its baselines.
 
     Returns:
-        One row for the model, then the baselines'; none for a checkpoint that was not tested: only the last one of a
-        finished stage is.
+        A row for each rate of the model, then the baselines'; none for a checkpoint that was not tested: only the last
+        one of a finished stage is.
     """
     number = stage_number(checkpoint)
     record = _json(checkpoint.parents[1] / "stage.json") if number and checkpoint.stem == "last" else {}
-    if "test" not in record:
+    if not record.get("test"):
         return []
     stages = set(config.get("schedule") or {})
     rows = _json(checkpoint.parents[3] / "summary.json").get("test", {}).get("rows", [])
     baselines = [row for row in rows if row["codec"] not in stages]
-    model = {**record["test"], "codec": config.get("name")}
+    models = [{**row, "codec": config.get("name")} for row in record["test"]]
     about = {"dataset": _dataset(config), "split": "test"}
-    return [about | kept(row) for row in (model, *baselines)]
+    return [about | kept(row) for row in (*models, *baselines)]
 
 
 def kept(row: Mapping[str, Any]) -> dict[str, Any]:

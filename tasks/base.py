@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from models.outputs import CodecOutput, LatentSpec
+from tasks.plain import in_short, plain
 
 
 class LabelLike(Protocol):
@@ -37,42 +38,47 @@ class TaskOutput:
             under DDP.
         count: how many terms ``loss_sum`` holds, scalar float. The system reduces it over ranks and divides,
             so that several processes give the gradient of one.
-        preds: raw predictions (logits, points...), first dimension B.
+        preds: what the head gave (logits, points...): raw predictions, of any type.
     """
 
     loss_sum: Tensor
     count: Tensor
-    preds: Tensor
+    preds: Any
 
 
 class Task(nn.Module):
     """A head, its criterion and its metrics, on what the codec's decoder gives.
 
-    A subclass says which label ``kind`` it needs; implements ``criterion``, ``metrics``, ``illustrate``, ``describe``.
+    A subclass says which label ``kind`` it needs and implements ``criterion`` and ``metrics``; the rest has defaults.
+    The criterion takes the head's raw output; metrics, pictures and programs take the decisions that ``decide`` makes
+    of it.
 
     Args:
         readable: everything this codec lets a task read, {name: spec} (``Codec.readable``).
         labels: the data set's labels, {name: Label} (``datamodule.labels``).
         reads: which of them: ``"pixels"``, ``"pixels@<layer>"`` or latent names.
-        target: the label, a key of ``labels``.
+        target: the label, a key of ``labels``; ``None`` for a task that learns from none.
         head: builds the network: called as ``head(specs, num_outputs)`` with the specs of ``reads``, in
             order; the module it returns takes the tensors of ``reads``, in order, and the image size:
             ``head(*tensors, size=(H, W))``.
 
     Attributes:
-        label: the label learned from.
+        label: the label learned from, or ``None``.
         layers: the bitstream layers that carry what is read: what the task pays for, with their needs.
+        left_out: arguments that are ``None`` because exported models hold no frozen networks (models/frozen.py).
 
     Raises:
         ValueError: the codec does not have what ``reads`` names, the data set lacks ``target``, or its kind
             differs.
     """
 
-    kind: str
-    """The ``Label.kind`` this task learns from."""
+    kind: str | None = None
+    """The ``Label.kind`` this task learns from; ``None``: from no label, ``target_of`` computes what it learns."""
 
     monitor: str
     """The metric that stands for the task in the progress bar and in tables; a key of ``metrics()``."""
+
+    left_out: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -80,7 +86,7 @@ class Task(nn.Module):
         labels: Mapping[str, LabelLike],
         *,
         reads: str | Sequence[str],
-        target: str,
+        target: str | None = None,
         head: Callable[[Sequence[LatentSpec], int], nn.Module],
     ):
         super().__init__()
@@ -92,71 +98,112 @@ class Task(nn.Module):
                 raise ValueError(
                     f"task reads {name!r}, which this codec does not have; it has {sorted(readable)}"
                 )
-        if target not in labels:
+        if (target is None) != (self.kind is None):
+            needed = "no label" if self.kind is None else f"a label of kind {self.kind!r}"
+            raise ValueError(f"{type(self).__name__} needs {needed}, but `target` is {target!r}")
+        if target is not None and target not in labels:
             raise ValueError(
                 f"task target {target!r} is not a label of this data set; it has {sorted(labels)}"
             )
-        self.label = labels[target]
-        if self.label.kind != self.kind:
+        self.label = None if target is None else labels[target]
+        if self.label is not None and self.label.kind != self.kind:
             raise ValueError(
                 f"{type(self).__name__} needs a label of kind {self.kind!r}, but {target!r} is "
                 f"{self.label.kind!r}"
             )
         self.target = target
         self.layers = tuple(dict.fromkeys(readable[name].layer for name in self.reads))
-        self.head = head([readable[name] for name in self.reads], len(self.label.names))
+        self.head = head([readable[name] for name in self.reads], self.num_outputs)
 
-    def predict(self, output: CodecOutput) -> Tensor:
-        """Raw predictions, first dimension B; needs no labels."""
+    @property
+    def num_outputs(self) -> int:
+        """What the head is built with, by default one output for each name; asked for while ``Task`` is initialised."""
+        if self.label is None:
+            raise ValueError(f"{type(self).__name__} has no label: it must say its own `num_outputs`")
+        return len(self.label.names)
+
+    @property
+    def want(self) -> frozenset[str]:
+        """What must be decoded for it (``Codec.decompress``): ``"pixels"``, ``"latents"`` or both."""
+        return frozenset("pixels" if name.partition("@")[0] == "pixels" else "latents" for name in self.reads)
+
+    def misfit(self, labels: Mapping[str, LabelLike]) -> str | None:
+        """Why it cannot be judged on a data set with these labels; ``None`` where it can."""
+        if self.label is None:
+            gone = ", ".join(self.left_out)
+            return f"an exported model has no {gone}: judge the run it comes from" if gone else None
+        if self.target not in labels:
+            return f"it needs the label {self.target!r}, the data set has {sorted(labels) or 'none'}"
+        (kind, names), label = (self.label.kind, list(self.label.names)), labels[self.target]
+        if (kind, names) != (label.kind, list(label.names)):
+            return f"it learned {kind} of {names}, the data set has {list(label.names)}"
+        return None
+
+    def predict(self, output: CodecOutput) -> Any:
+        """Raw predictions of a batch, as the head gives them; needs no labels."""
         return self.head(*(output.read(name) for name in self.reads), size=output.size)
 
-    def forward(self, output: CodecOutput, batch: Mapping[str, Tensor]) -> TaskOutput:
+    def decide(self, preds: Any, size: tuple[int, int]) -> Any:
+        """What raw predictions say, indexable by image: by default the same tensor in float32.
+
+        Args:
+            preds: what ``predict`` gave; where that is no tensor, a subclass must say what it means.
+            size: (H, W) of the images.
+        """
+        return preds.float()
+
+    def forward(self, output: CodecOutput, batch: Mapping[str, Any]) -> TaskOutput:
         """Predictions and criterion for one batch (datamodules/samples.py says what a batch holds)."""
         preds = self.predict(output)
         loss_sum, count = self.criterion(preds, self.target_of(batch))
         return TaskOutput(loss_sum, count, preds)
 
-    def target_of(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """What criterion, metrics and ``illustrate`` compare with, first dimension B: by default the label itself."""
+    def has_target(self, batch: Mapping[str, Any]) -> bool:
+        """Whether ``target_of`` can answer: by default, the batch has the label, or the task needs none."""
+        return not self.left_out if self.label is None else self.target in batch
+
+    def target_of(self, batch: Mapping[str, Any]) -> Any:
+        """What criterion, metrics and ``illustrate`` compare with, indexable by image: by default the label itself."""
         return batch[self.target]
 
-    def criterion(self, preds: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """(sum, count) of the loss over the labelled part of the batch."""
+    def criterion(self, preds: Any, target: Any) -> tuple[Tensor, Tensor]:
+        """(sum, count) of the loss over the labelled part of the batch; ``preds`` are raw."""
         raise NotImplementedError
 
     def metrics(self) -> MetricCollection:
-        """Fresh metrics; ``update(preds, target)`` takes what ``predict`` and ``target_of`` give."""
+        """Fresh metrics; ``update(decided, target)`` takes what ``decide`` and ``target_of`` give."""
         raise NotImplementedError
 
-    def illustrate(self, image: np.ndarray, preds: Tensor, target: Tensor) -> tuple[np.ndarray, str]:
+    def illustrate(self, image: np.ndarray, decided: Any, target: Any) -> tuple[np.ndarray, str]:
         """Draw one image's prediction for people: a picture and a short caption such as ``cat (is dog)``.
 
         Args:
             image: the decoded picture, uint8 (H, W, 3).
-            preds: this image's predictions, without the batch dimension.
-            target: this image's part of ``target_of``, without the batch dimension.
+            decided: this image's part of ``decide``.
+            target: this image's part of ``target_of``.
 
         Returns:
-            uint8 (H, W, 3) picture, caption.
+            uint8 (H, W, 3) picture, caption; by default the picture as it is, and what ``describe`` says in words.
         """
-        raise NotImplementedError
+        return image, in_short(self.describe(decided))
 
-    def describe(self, preds: Tensor) -> dict[str, Any]:
-        """One image's prediction for programs, as plain JSON.
+    def describe(self, decided: Any) -> dict[str, Any]:
+        """One image's prediction for programs, as plain JSON: by default its numbers, as ``prediction`` or by name.
 
         Args:
-            preds: this image's predictions, without the batch dimension.
+            decided: this image's part of ``decide``.
 
         Returns:
             Names instead of indices; probabilities and shares in [0, 1]; places in pixels of the image.
         """
-        raise NotImplementedError
+        described = plain(decided)
+        return described if isinstance(described, dict) else {"prediction": described}
 
-    def label_map(self, preds: Tensor) -> tuple[np.ndarray, np.ndarray] | None:
+    def label_map(self, decided: Any) -> tuple[np.ndarray, np.ndarray] | None:
         """One image's prediction as a map of classes, for tasks that have one.
 
         Args:
-            preds: this image's predictions, without the batch dimension.
+            decided: this image's part of ``decide``.
 
         Returns:
             Class of every pixel, uint8 (H, W), and the colours to show them in, uint8 (classes, 3); or ``None``.

@@ -81,19 +81,19 @@ class Classification(Task):
             }
         )
 
-    def illustrate(self, image: np.ndarray, preds: Tensor, target: Tensor) -> tuple[np.ndarray, str]:
+    def illustrate(self, image: np.ndarray, decided: Tensor, target: Tensor) -> tuple[np.ndarray, str]:
         """The picture as it is; ``cat`` where right or unlabelled, else ``cat (is dog)``."""
-        guess, truth = int(preds.argmax()), int(target)
+        guess, truth = int(decided.argmax()), int(target)
         names = self.label.names
         return image, names[guess] if truth in (
             guess,
             self.label.missing,
         ) else f"{names[guess]} (is {names[truth]})"
 
-    def describe(self, preds: Tensor) -> dict[str, Any]:
+    def describe(self, decided: Tensor) -> dict[str, Any]:
         """``{"class", "probability", "top5": [{"class", "probability"}, ...]}``, most probable first."""
         names = self.label.names
-        values, indices = preds.float().softmax(0).topk(min(NUM_DESCRIBED, len(names)))
+        values, indices = decided.softmax(0).topk(min(NUM_DESCRIBED, len(names)))
         top = [
             {"class": names[index], "probability": round(value, 6)}
             for value, index in zip(values.tolist(), indices.tolist(), strict=True)

@@ -75,26 +75,27 @@ class Segmentation(Task):
             }
         )
 
-    def illustrate(self, image: np.ndarray, preds: Tensor, target: Tensor) -> tuple[np.ndarray, str]:
+    def illustrate(self, image: np.ndarray, decided: Tensor, target: Tensor) -> tuple[np.ndarray, str]:
         """The predicted classes in colours over the picture; ``mIoU 0.71`` of this picture, if labelled."""
-        guess = preds.argmax(0)
+        guess = decided.argmax(0)
         colours = _palette(len(self.label.names))[guess.cpu().numpy()]
         picture = np.round((1 - OVERLAY) * image + OVERLAY * colours).astype(np.uint8)
         if bool((target == self.label.missing).all()):
             return picture, "no label"
-        miou = self.metrics()["miou"].to(preds.device)(guess[None], target[None].to(torch.int64))
+        miou = self.metrics()["miou"].to(decided.device)(guess[None], target[None].to(torch.int64))
         return picture, f"mIoU {miou:.2f}"
 
-    def describe(self, preds: Tensor) -> dict[str, Any]:
+    def describe(self, decided: Tensor) -> dict[str, Any]:
         """``{"shares": {class: share of the image's pixels}}``, largest first; classes without a pixel are left out."""
         names = self.label.names
-        shares = torch.bincount(preds.argmax(0).flatten(), minlength=len(names)).double() / preds[0].numel()
+        guess = decided.argmax(0)
+        shares = torch.bincount(guess.flatten(), minlength=len(names)).double() / guess.numel()
         order = shares.argsort(descending=True, stable=True).tolist()
         return {"shares": {names[i]: round(shares[i].item(), 6) for i in order if shares[i] > 0}}
 
-    def label_map(self, preds: Tensor) -> tuple[np.ndarray, np.ndarray] | None:
+    def label_map(self, decided: Tensor) -> tuple[np.ndarray, np.ndarray] | None:
         """See ``Task``."""
-        guess = preds.argmax(0).to(torch.uint8).cpu().numpy()
+        guess = decided.argmax(0).to(torch.uint8).cpu().numpy()
         return guess, np.round(_palette(len(self.label.names))).astype(np.uint8)
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 import wandb
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import nn
@@ -35,11 +35,14 @@ from datamodules.base import ImageDataModule
 from datamodules.samples import MISSING, Label
 from datamodules.source import UnreadableSample
 from evaluation.bits_map import bits_per_pixel
+from lightning_modules.checkpoints import StageCheckpoints
 from lightning_modules.compression import CompressionSystem
-from lightning_modules.stages import Stage, Update
+from lightning_modules.stages import Stage
+from lightning_modules.updates import Update
 from losses.distortion import MSE
 from losses.objective import Objective
 from losses.rate import Rate
+from losses.term import Term
 from models.codecs.hyperprior import MeanScaleHyperprior
 from models.codecs.identity import Identity
 from models.entropy.tables import is_table
@@ -137,7 +140,7 @@ def fit_system(system, data, folder, callbacks, *, loggers=(), ckpt_path=None, *
     options = {
         "val_check_interval": max(1, num_batches // system.stage.num_validations),
         "max_epochs": 1,
-        "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
+        "enable_checkpointing": any(isinstance(c, Checkpoint) for c in callbacks),
     }
     trainer = Trainer(
         accelerator="cpu",
@@ -458,8 +461,8 @@ def test_dead_channels_are_counted_and_logged(tmp_path):
         head.bias[:3], head.bias[12:15] = 0.0, 0.0
         # The others are coded with a scale of about 1, which costs 2 bits a symbol.
         head.weight[3:12], head.bias[3:12] = 0, 1.0
-    system.update.optimiser = partial(torch.optim.SGD, lr=0.0)
-    system.update.aux_lr = 0.0
+    system.updates["main"].optimiser = partial(torch.optim.SGD, lr=0.0)
+    system.updates["main"].aux_lr = 0.0
     csv = RunCSV(tmp_path / "metrics.csv")
     fit_system(system, data, tmp_path, [LatentStatistics()], loggers=[csv])
     (file,) = files_of(tmp_path, "latents")
@@ -566,10 +569,9 @@ def close(a, b):
     return all(torch.allclose(a[name], b[name], atol=1e-6) for name in b)
 
 
-def checkpoints(folder, **more):
-    return ModelCheckpoint(
-        dirpath=folder / "ckpt", filename="best", monitor="val/loss", save_last=True, **more
-    )
+def checkpoints(folder):
+    update = Update(["codec"], Objective(rate=Rate()), torch.optim.Adam)
+    return StageCheckpoints(folder / "ckpt", Stage(NUM_BATCHES, {"main": update}, num_validations=2))
 
 
 def test_ema_validates_tests_and_leaves_the_average(tmp_path):
@@ -628,7 +630,7 @@ def test_real_coding_sees_the_average_whatever_was_coded_before(tmp_path):
             checked.append(trainer.global_step)
 
     system = make_system(data)
-    system.update.optimiser = partial(torch.optim.Adam, lr=0.05)
+    system.updates["main"].optimiser = partial(torch.optim.Adam, lr=0.05)
     fit_system(system, data, tmp_path, [CodeBefore(), EMA(decay=0.9)])
     assert checked == [3, 6]
 
@@ -656,20 +658,20 @@ def test_ema_resumed_equals_uninterrupted(tmp_path):
 
 def test_averaged_checkpoint_is_refused_without_the_callback(tmp_path):
     for callbacks, checkpoint, refused in (
-        ([], {"state_dict": {}}, False),
+        ([], {}, False),
         ([EMA()], {RAW_WEIGHTS: {}}, False),
         ([StopOnNonFinite()], {RAW_WEIGHTS: {}}, True),
     ):
         system = CompressionSystem(MeanScaleHyperprior(4, 4, num_stages=2), {})
         system._trainer = SimpleNamespace(callbacks=callbacks)
         with pytest.raises(ValueError, match="no EMA callback") if refused else nullcontext():
-            system.on_load_checkpoint(checkpoint)
+            system.on_load_checkpoint(checkpoint | {"updates": [], "batches_done": 0})
 
 
 # -- losses that are no number -------------------------------------------------------------------------------
 
 
-class Poison(nn.Module):
+class Poison(Term):
     """A distortion that turns bad at one batch."""
 
     def __init__(self, at, value):
@@ -689,8 +691,8 @@ class Poison(nn.Module):
 def test_bad_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, value, every):
     data = BlobData()
     system = make_system(data, first_step=100)
-    system.objective.distortion["poison"] = Poison(at=4, value=value)
-    keep = checkpoints(tmp_path, save_on_exception=True)
+    system.objectives["main"].distortion["poison"] = Poison(at=4, value=value)
+    keep = checkpoints(tmp_path)
     with pytest.raises(FloatingPointError) as caught:
         fit_system(system, data, tmp_path, [StopOnNonFinite(every=every), keep])
     message = str(caught.value)
@@ -732,7 +734,7 @@ def test_bad_gradient_is_caught_before_it_is_saved(tmp_path):
 def test_no_figure_is_measured_after_a_bad_batch(tmp_path):
     data, seen = BlobData(), {}
     system = make_system(data)
-    system.objective.distortion["poison"] = Poison(at=1, value=float("nan"))
+    system.objectives["main"].distortion["poison"] = Poison(at=1, value=float("nan"))
     with pytest.raises(FloatingPointError, match="batch 1 "):
         fit_system(system, data, tmp_path, [StopOnNonFinite(every=50), Watch("validated", seen)])
     assert not seen

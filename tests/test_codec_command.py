@@ -13,6 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from torch import nn
 
 import codec as command
 from files import batch
@@ -24,6 +25,7 @@ from models import bitstream
 from models.assemble import StoredLabel, assemble
 from models.construct import construct
 from models.pretrained import Pretrained, load, save_pretrained
+from tasks.classification import Classification
 from tests.conftest import CONFIGS, component, tiny_codec
 
 ROOT = Path(__file__).parents[1]
@@ -240,29 +242,30 @@ def test_analyze_decodes_no_more_than_is_read(
 
 def test_tasks_decode_only_their_layers() -> None:
     """Of a scalable file, a task on the base layer reads the base layer, also where the others are missing."""
-
-    class Reads:
-        reads, layers = ("v_hat",), ("base",)
-
     codec = tiny_codec("two_layers").eval()
+
+    def task(reads: str) -> Classification:
+        labels = {"class": StoredLabel("class", ("a", "b"), -1)}
+        return Classification(
+            codec.readable, labels, reads=reads, target="class", head=lambda specs, num_outputs: nn.Identity()
+        )
+
+    on_base, on_detail = task("v_hat"), task("pixels@detail")
     (bits,) = codec.compress(torch.rand(1, 3, 20, 24))
-    output = decode_for(codec, [Reads()], bits)
+    output = decode_for(codec, [on_base], bits)
     assert set(output.bits) == {"base"}
     assert set(output.latents) == {"v_hat"}
     assert output.x_hat is None
 
-    class ReadsMore:
-        reads, layers = ("pixels@detail",), ("detail",)
-
-    both = decode_for(codec, [Reads(), ReadsMore()], bits)
+    both = decode_for(codec, [on_base, on_detail], bits)
     assert set(both.bits) == {"base", "detail"}
     assert "detail" in both.pixels_by_layer
     cut = bitstream.unpack(
         codec.serialise(bits)[: -len(bits.strings["preview"]) - 1], codec.layers, codec.model_id()
     )
-    assert decode_for(codec, [Reads()], cut).latents.keys() == {"v_hat"}
+    assert decode_for(codec, [on_base], cut).latents.keys() == {"v_hat"}
     with pytest.raises(bitstream.BitstreamError, match="lacks the layers detail, which the tasks read"):
-        decode_for(codec, [ReadsMore()], cut)
+        decode_for(codec, [on_detail], cut)
 
 
 def test_info(model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -168,8 +168,11 @@ class Mean(nn.Module):
         self.seen.append(output)
         return output.read(self.reads[0]).mean((1, 2, 3))
 
-    def describe(self, preds: Tensor) -> dict[str, float]:
-        return {"mean": float(preds)}
+    def decide(self, preds: Tensor, size: tuple[int, int]) -> Tensor:
+        return preds
+
+    def describe(self, decided: Tensor) -> dict[str, float]:
+        return {"mean": float(decided)}
 
 
 @pytest.mark.parametrize("accelerated", [False, True])

@@ -40,6 +40,7 @@ class Simulated:
         noise: float = 0.0,
         scale: float = 1,
         share: float = 1.0,
+        uncompressed: bool = False,
     ) -> None:
         """A codec that needs 1/gain of the reference codec's rate; its task pays ``share`` of the file."""
         for rate in rates:
@@ -56,7 +57,7 @@ class Simulated:
                 self.rows.append(
                     means
                     | {"codec": codec, "rate": rate, "seed": seed, "scale": scale, "tasks": tasks}
-                    | {"task_head": head, "num_images": NUM_IMAGES}
+                    | {"task_head": head, "num_images": NUM_IMAGES, "uncompressed": uncompressed}
                 )
                 self.samples.append(sampled)
 
@@ -142,7 +143,7 @@ def test_pairs_without_a_number_say_why() -> None:
     sim.add("hevc")
     sim.add("default", rates=(0.3,))
     sim.add("far", gain=1e-3)
-    sim.add("identity", gain=100, rates=(24.0,))
+    sim.add("originals", gain=100, rates=(24.0,), uncompressed=True)
     rows = sim.compare("hevc")["rows"]
     assert {r["codec"] for r in rows} == {"default", "far"}  # the bound is no competitor
     for codec, reason in (("default", "the codec has 1 points"), ("far", "the curves share 0%")):
@@ -235,22 +236,27 @@ def test_bad_arguments() -> None:
 
 def bounded(quality: list[float], bound: float, num: int = 200, **options: Any) -> dict[str, Any]:
     """``within_bound`` of one codec at 0.1, 0.2, 0.4, 0.8 bpp; noise of the bound over resamples is 0.01."""
+    return within_bound(*with_bound(quality, bound, num), **options)[0]
+
+
+def with_bound(
+    quality: list[float], bound: float, num: int = 200, name: str = "originals"
+) -> tuple[list[dict[str, Any]], list[dict[str, np.ndarray]]]:
+    """Rows and samples of ``bounded``, the uncompressed codec under ``name``."""
     noise = np.random.default_rng(0).normal(0, 0.01, num)
     rows, samples = [], []
     for codec, rate, value in [
         *(("ours", 0.1 * 2**i, q) for i, q in enumerate(quality)),
-        ("identity", 24.0, bound),
+        (name, 24.0, bound),
     ]:
         tasks = {"scene/top1": value, "scene/bpp": rate}
         rows.append(
             {"codec": codec, "seed": 0, "rate": rate, "bpp": rate, "bpp_payload": rate, "tasks": tasks}
         )
-        rows[-1] |= {"task_head": "resnet", "num_images": 50}
+        rows[-1] |= {"task_head": "resnet", "num_images": 50, "uncompressed": codec == name}
         sampled = {key: np.full(num, rate) for key in ("bpp", "bpp_payload", "scene/bpp")}
-        samples.append(
-            sampled | {"scene/top1": value + (noise if codec == "identity" else 0) + np.zeros(num)}
-        )
-    return within_bound(rows, samples, **options)[0]
+        samples.append(sampled | {"scene/top1": value + (noise if codec == name else 0) + np.zeros(num)})
+    return rows, samples
 
 
 def test_rate_within_a_point_of_the_bound() -> None:
@@ -285,17 +291,32 @@ def test_bound_of_errors_and_of_other_heads() -> None:
     error = bounded([0.5, 0.4, 0.3, 0.2], 0.34, higher_is_better={"scene/top1": False})
     assert error["rate"] == pytest.approx(0.2 * 2**0.5)
     sim = Simulated()
-    sim.add("identity", rates=(24.0,), heads=("resnet",))
+    sim.add("originals", rates=(24.0,), heads=("resnet",), uncompressed=True)
     sim.add("ours", gain=4, heads=("own", "resnet"))
     rows = within_bound(sim.rows, sim.samples)
     assert {(r["task_head"], r["rate_axis"]) for r in rows} == {
         (head, axis) for head in ("own", "resnet") for axis in ("bpp", "bpp_payload")
     }
     own = pick(rows, task_head="own", rate_axis="bpp")
-    assert (own["rate"], own["reason"]) == (None, "no rows of 'identity' with the heads 'own'")
+    assert (own["rate"], own["reason"]) == (None, "no rows of an uncompressed codec with the heads 'own'")
     foreign = pick(rows, task_head="resnet", rate_axis="bpp")
     assert foreign["bound"] == 1
     named = within_bound(sim.rows, sim.samples, own_head_of={"ours": "resnet"})
     assert pick(named, task_head="own", rate_axis="bpp")["rate"] == foreign["rate"]
     assert foreign["rate"] is not None
     json.dumps(named, allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ["identity", "originals", "vvc"])
+def test_the_bound_is_known_by_its_rows_not_by_its_name(name: str) -> None:
+    rows, samples = with_bound([0.5, 0.6, 0.7, 0.8], 0.66, name=name)
+    found = within_bound(rows, samples)
+    assert {row["codec"] for row in found} == {"ours"}
+    assert found[0] == bounded([0.5, 0.6, 0.7, 0.8], 0.66)
+    result = compare(rows, samples, anchors=["ours", name])
+    assert result["rows"] == []
+    assert [entry["anchor"] for entry in result["skipped"]] == [name]
+    # As results.json of older versions hold them: a codec among others.
+    old = [{key: value for key, value in row.items() if key != "uncompressed"} for row in rows]
+    assert {row["codec"] for row in within_bound(old, samples)} == {"ours", name}
+    assert {row["codec"] for row in compare(old, samples, anchors=["ours"])["rows"]} == {name}

@@ -139,6 +139,31 @@ def test_a_head_of_another_run_judges_every_codec(a_run, sweep, tmp_path):
     assert any(row["codec"] == "quickstart" for row in results["within_one_point"])
 
 
+def test_uncompressed_pictures_may_have_any_name(a_run, tmp_path):
+    """Bound, BD-rates, default anchor and gallery ask the codec, not what the user calls it."""
+    found = {}
+    for name, entry in (("identity", "identity"), ("originals", "{originals: identity}")):
+        command = (
+            f"codecs=[{entry}, jpeg, {a_run}]",
+            "rates={jpeg: [10, 80]}",
+            f"tasks=[{{unseen: '{a_run}:parsing'}}]",
+        )
+        shared = (f"cache={tmp_path / 'cache'}", "gallery=1")
+        results = run(tmp_path / name, *PORTRAITS, *command, *shared)
+        assert {row["codec"] for row in results["rows"] if row["uncompressed"]} == {name}
+        assert {row["codec"] for row in results["within_one_point"]} == {"jpeg", "quickstart"}
+        assert {row["bound"] for row in results["within_one_point"]} > {None}
+        bd = json.loads((tmp_path / name / "bd.json").read_text())
+        assert bd["anchor"] == "jpeg"
+        page = (tmp_path / name / "report.html").read_text()
+        gallery = json.loads(page.partition('id="gallery-data">')[2].partition("</script>")[0])
+        shown = [view["codec"] for view in gallery[0]["views"]]
+        assert shown == ["original", "jpeg", "quickstart"]
+        looks = json.loads(page.partition('id="page-data">')[2].partition("</script>")[0])["looks"]
+        found[name] = results["within_one_point"], bd, looks.pop(name), looks
+    assert found["identity"] == found["originals"]
+
+
 def test_the_learned_rate_is_that_of_its_files_on_disk(a_run, tmp_path):
     """An independent count: the loaded model, one image, one file, NumPy."""
     results = run(tmp_path, *PORTRAITS, f"codecs=[{a_run}]")

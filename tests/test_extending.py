@@ -1,9 +1,12 @@
 """The examples of docs/extending.md, written into a copy of the project, pass its tests and train."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests import conftest
 from tests.conftest import names_in
@@ -70,10 +73,23 @@ def test_every_yaml_is_under_its_contract(group: str) -> None:
     assert set(names_in(group)) <= set({"codec": conftest.CODECS, "task": conftest.TASKS}[group])
 
 
+def analysed(project: Path) -> dict[str, Any]:
+    """What the tasks of the latest run say of a picture, by the commands that the document shows."""
+    run_dir = max(project.glob("runs/*/*"), key=lambda path: path.stat().st_mtime)
+    Image.effect_noise((48, 40), 50).convert("RGB").save(project / "photo.png")
+    run(f"python codec.py compress {run_dir} photo.png -o analysed", project)
+    lines = run(
+        f"python codec.py analyze {run_dir} analysed/photo.bif --tasks presence", project
+    ).splitlines()
+    return json.loads(next(line for line in lines if line.startswith("{")))["tasks"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_commands_run(command: str, project: Path) -> None:
     output = run(command, project)
     assert "Test split, real bytes:" in output
+    if "presence" in command:
+        assert analysed(project)["presence"].keys() == {"holds"}
     for name in ("presence", "palette_png"):
         assert (name in command) <= (name in output.rpartition("Test split")[2])

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from torch import nn
 
 from losses.distortion import MSE, MSSSIM
 from losses.objective import Objective
 from losses.rate import Rate
 from losses.schedules import Cosine, Linear, value_at
+from losses.term import Term
 from models.outputs import CodecOutput
 
 
@@ -60,7 +60,7 @@ def test_ms_ssim_is_zero_for_equal_pictures_and_refuses_small_ones(output: Codec
 
 
 def test_the_objective_weighs_every_part_once(output: CodecOutput, batch: dict) -> None:
-    class Constant(nn.Module):
+    class Constant(Term):
         def __init__(self, value: float):
             super().__init__()
             self.value = value

@@ -81,10 +81,11 @@ def test_rows_hold_the_contract_and_tables_show_them() -> None:
               "bpp_of_base": 0.3, "bpp_of_top": 0.2, "seg/miou": 0.7, "seg/bpp": 0.6}  # fmt: skip
     row = make_row("mine", values, seed=3, command="python train.py", rate=2.0)
     assert list(row) == [
-        "codec", "rate", "seed", "bpp", "bpp_payload", "header_bytes", "bpp_estimated", "bpp_by_layer", "psnr",
-        "ms_ssim", "tasks", "task_head", "encode_seconds", "decode_seconds", "command",
+        "codec", "uncompressed", "rate", "seed", "bpp", "bpp_payload", "header_bytes", "bpp_estimated",
+        "bpp_by_layer", "psnr", "ms_ssim", "tasks", "task_head", "encode_seconds", "decode_seconds", "command",
     ]  # fmt: skip
     assert (row["bpp"], row["bpp_estimated"], row["ms_ssim"]) == (0.6, 0.5, None)
+    assert row["uncompressed"] is False
     assert row["bpp_by_layer"] == {"base": 0.3, "top": 0.2}
     assert row["tasks"] == {"seg/miou": 0.7, "seg/bpp": 0.6}
     text = table([row, {**row, "tasks": {}, "codec": "other"}], {"seg": "miou"})

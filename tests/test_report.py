@@ -17,7 +17,7 @@ from PIL import Image
 
 from evaluation.figures import decibel, figures_of, file_name
 from evaluation.gallery import GalleryImage, View, data_uri, embed
-from evaluation.palette import FIXED, MARKERS, OTHERS, dashes, looks
+from evaluation.palette import FIXED, MARKERS, OTHERS, UNCOMPRESSED, dashes, looks
 from evaluation.plots import draw
 from evaluation.report import write_report
 from evaluation.tables import bd_table, bound_table, complexity_table, number, points_table
@@ -63,7 +63,7 @@ def results() -> dict[str, Any]:
         for codec in ("jpeg", "hevc", "mine")
         for rate, bpp, scale in ((10, 0.2, 1), (20, 0.5, 1), (30, 1.0, 1), (10, 0.1, 0.5))
     ]
-    rows += [row("identity", None, 24.0, head) for head in HEADS]
+    rows += [row("originals", None, 24.0, head, uncompressed=True) for head in HEADS]
     macs = {
         "encoder": 1000.0,
         "entropy": 10.0,
@@ -238,10 +238,27 @@ def test_figures_hold_the_rows(results) -> None:
 
 
 def test_own_heads_take_the_bound_that_was_computed_for_them(results) -> None:
-    results["rows"] = [r for r in results["rows"] if r["codec"] != "identity" or r["task_head"] != "own"]
+    results["rows"] = [r for r in results["rows"] if r["codec"] != "originals" or r["task_head"] != "own"]
     results["within_one_point"][0]["bound"] = 0.87
     task = figures_of(results)[-1]
     assert {bound.head: bound.value for bound in task.bounds} == {"own": 0.87, HEADS[1]: 0.9}
+
+
+def test_the_page_knows_the_bound_by_its_rows(tmp_path, results, bd) -> None:
+    results["within_one_point"] = []
+    named = copy.deepcopy(results)
+    for entry in named["rows"]:
+        entry["codec"] = "identity" if entry["codec"] == "originals" else entry["codec"]
+    assert figures_of(named) == figures_of(results)
+    lacks = "add identity to the codecs"
+    page = page_of(tmp_path / "a", results, bd)
+    assert lacks not in page.text
+    assert page.data("page-data")["looks"]["originals"]["light"] == UNCOMPRESSED.light
+    # Rows of older versions do not say what they are.
+    for entry in named["rows"]:
+        entry.pop("uncompressed", None)
+    assert lacks in page_of(tmp_path / "b", named, bd).text
+    assert "identity" in {line.codec for figure in figures_of(named) for line in figure.lines}
 
 
 def test_pngs_are_drawn_and_the_same_each_time(tmp_path, results, bd) -> None:
@@ -444,7 +461,14 @@ def test_every_codec_has_a_look_of_its_own() -> None:
     assert styles["jpeg"] == FIXED["jpeg"]
     assert len(set(styles.values())) == len(names)
     assert looks(["jpeg", "webp", "mine"])["mine"] == styles["mine"], "the same beside other standard codecs"
-    assert {look.marker for look in [*FIXED.values(), *OTHERS]} <= MARKERS.keys()
+    assert {look.marker for look in [*FIXED.values(), *OTHERS, UNCOMPRESSED]} <= MARKERS.keys()
+
+
+def test_uncompressed_pictures_look_alike_whatever_they_are_called() -> None:
+    for name in ("identity", "originals", "jpeg"):
+        styles = looks(["mine", name, "yours"], {name})
+        assert styles == {"mine": OTHERS[0], name: UNCOMPRESSED, "yours": OTHERS[1]}
+    assert looks(["identity"])["identity"] == OTHERS[0], "a name says nothing"
 
 
 @pytest.mark.parametrize(("paper", "mode"), [("#ffffff", "light"), ("#15171a", "dark")])
@@ -454,7 +478,7 @@ def test_colours_stand_out_from_the_paper(paper, mode) -> None:
         linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    for look in [*FIXED.values(), *OTHERS]:
+    for look in [*FIXED.values(), *OTHERS, UNCOMPRESSED]:
         low, high = sorted([luminance(getattr(look, mode)), luminance(paper)])
         # WCAG 2.2, criterion 1.4.11: graphics need 3 to 1.
         assert (high + 0.05) / (low + 0.05) >= 3, (look, mode)

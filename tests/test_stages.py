@@ -9,16 +9,11 @@ from torch import nn
 
 from lightning_modules.compression import CompressionSystem
 from lightning_modules.experiment import Experiment
+from lightning_modules.init_from import load_into
+from lightning_modules.parts import fingerprint, freeze_all_but, frozen_state, set_modes
 from lightning_modules.schedule import run
-from lightning_modules.stages import (
-    Stage,
-    Update,
-    fingerprint,
-    freeze_all_but,
-    frozen_state,
-    load_into,
-    set_modes,
-)
+from lightning_modules.stages import Stage
+from lightning_modules.updates import Update
 from losses.distortion import MSE
 from losses.objective import Objective
 from losses.rate import Rate

@@ -1,6 +1,8 @@
 """Tasks: a contract for every yaml in configs/task, and numbers against slow independent versions."""
 
+import json
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from datamodules.samples import IGNORE, MISSING, Label
+from evaluation.devices import moved
+from evaluation.set_metrics import single_numbers
 from models.outputs import CodecOutput, LatentSpec
 from tasks.base import Task
 from tasks.classification import Classification
@@ -30,6 +34,7 @@ LABELS = {
     "mask": Label("mask", ("background", "skin", "hair", "mouth")),
     "attributes": Label("attributes", ("smiling", "glasses", "hat")),
     "landmarks": Label("landmarks", ("left eye", "right eye", "nose")),
+    "boxes": Label("boxes", ("face", "hand")),
 }
 
 
@@ -43,7 +48,7 @@ def random_output(batch: int) -> CodecOutput:
     return CodecOutput(size=SIZE, x_hat=torch.rand(batch, 3, *SIZE), latents=latents)
 
 
-def random_target(label: Label, batch: int) -> Tensor:
+def random_target(label: Label, batch: int) -> Tensor | list[Tensor]:
     """Labels with nothing missing, as a batch holds them (datamodules/samples.py)."""
     num = len(label.names)
     if label.kind == "class":
@@ -54,7 +59,34 @@ def random_target(label: Label, batch: int) -> Tensor:
         return torch.randint(2, (batch, num))
     if label.kind == "landmarks":
         return torch.rand(batch, num, 2) * torch.tensor([SIZE[1], SIZE[0]])
-    pytest.skip(f"no random target for labels of kind {label.kind}")
+    corners = [torch.rand(2, 2) * 40 for _ in range(batch)]
+    return [torch.cat((corner, corner + 20), 1) for corner in corners]
+
+
+def random_batch(task: Task, batch: int) -> dict[str, Any]:
+    """Pictures, and whatever label the task learns from."""
+    found: dict[str, Any] = {"image": torch.rand(batch, 3, *SIZE)}
+    if task.label is not None:
+        found[task.target] = random_target(task.label, batch)
+        if task.label.kind == "boxes":
+            found["box_class"] = [torch.randint(len(task.label.names), (2,)) for _ in range(batch)]
+    return found
+
+
+def without_labels(task: Task, batch: dict[str, Any], start: int = 0) -> dict[str, Any]:
+    """The batch with labels missing from image ``start`` on."""
+    if task.label is None:
+        pytest.skip("learns from no label that could be missing")
+    missing = {task.target: task.label.missing, "box_class": MISSING}
+    found = dict(batch)
+    for key in missing.keys() & batch.keys():
+        if isinstance(batch[key], Tensor):
+            found[key] = batch[key].clone()
+            found[key][start:] = missing[key]
+        else:  # one row, whatever there was
+            kept, rest = batch[key][:start], batch[key][start:]
+            found[key] = [*kept, *(torch.full_like(value[:1], missing[key]) for value in rest)]
+    return found
 
 
 def build(name: str) -> Task:
@@ -77,9 +109,8 @@ every_task = pytest.mark.parametrize("name", TASKS)
 @every_task
 def test_loss_reaches_every_parameter(name):
     task = build(name)
-    target = random_target(task.label, 4)
-    result = task(random_output(4), {task.target: target})
-    assert result.preds.shape[0] == 4
+    result = task(random_output(4), random_batch(task, 4))
+    assert len(task.decide(result.preds, SIZE)) == 4
     assert result.loss_sum.shape == result.count.shape == ()
     assert result.loss_sum.dtype == torch.float32
     assert result.count.dtype == torch.float32
@@ -94,11 +125,11 @@ def test_loss_reaches_every_parameter(name):
 @every_task
 def test_loss_falls_on_one_batch(name):
     task = build(name)
-    output, target = random_output(2), random_target(task.label, 2)
+    output, batch = random_output(2), random_batch(task, 2)
     optimiser = torch.optim.Adam(task.parameters(), lr=1e-3)
     losses = []
     for _ in range(4):
-        result = task(output, {task.target: target})
+        result = task(output, batch)
         loss = result.loss_sum / result.count
         optimiser.zero_grad()
         loss.backward()
@@ -110,11 +141,9 @@ def test_loss_falls_on_one_batch(name):
 @every_task
 def test_missing_labels_do_not_count(name):
     task = build(name).eval()  # batch statistics must not mix the halves
-    output, target = random_output(4), random_target(task.label, 4)
-    half_missing = target.clone()
-    half_missing[2:] = task.label.missing
-    half = task(first_half(output, 4), {task.target: target[:2]})
-    partly = task(output, {task.target: half_missing})
+    output, batch = random_output(4), random_batch(task, 4)
+    half = task(first_half(output, 4), {key: value[:2] for key, value in batch.items()})
+    partly = task(output, without_labels(task, batch, 2))
     torch.testing.assert_close(partly.count, half.count)
     torch.testing.assert_close(partly.loss_sum, half.loss_sum, rtol=1e-4, atol=1e-4)
 
@@ -122,8 +151,7 @@ def test_missing_labels_do_not_count(name):
 @every_task
 def test_without_any_label_the_loss_is_zero_and_keeps_the_graph(name):
     task = build(name)
-    target = torch.full_like(random_target(task.label, 2), task.label.missing)
-    result = task(random_output(2), {task.target: target})
+    result = task(random_output(2), without_labels(task, random_batch(task, 2)))
     assert result.loss_sum.item() == 0
     assert result.count.item() == 0
     result.loss_sum.backward()
@@ -137,13 +165,13 @@ def test_metrics_take_what_the_task_gives(name):
     task = build(name).eval()
     metrics = task.metrics()
     assert task.monitor in metrics
-    target = random_target(task.label, 3)
-    target[-1] = task.label.missing
-    for _ in range(2):
+    batch = random_batch(task, 3)
+    batches = (batch, batch) if task.label is None else (batch, without_labels(task, batch, 2))
+    for batch in batches:
         with torch.no_grad():
-            metrics.update(task.predict(random_output(3)), task.target_of({task.target: target}))
-    values = metrics.compute()
-    assert all(torch.isfinite(value) for value in values.values()), values
+            metrics.update(task.decide(task.predict(random_output(3)), SIZE), task.target_of(batch))
+    values = single_numbers(metrics.compute())
+    assert np.isfinite(list(values.values())).all(), values
     assert all(metric.higher_is_better is not None for metric in metrics.values())
 
 
@@ -151,25 +179,35 @@ def test_metrics_take_what_the_task_gives(name):
 def test_illustrate_draws_a_picture(name):
     task = build(name).eval()
     with torch.no_grad():
-        preds = task.predict(random_output(1))[0]
+        decided = task.decide(task.predict(random_output(1)), SIZE)[0]
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     before = image.copy()
-    target = random_target(task.label, 1)[0]
-    for raw in (target, torch.full_like(target, task.label.missing)):
-        label = task.target_of({task.target: raw[None]})[0]
-        picture, caption = task.illustrate(image, preds, label)
+    labelled = random_batch(task, 1)
+    for batch in (labelled,) if task.label is None else (labelled, without_labels(task, labelled)):
+        picture, caption = task.illustrate(image, decided, task.target_of(batch)[0])
         assert picture.shape == (*SIZE, 3)
         assert picture.dtype == np.uint8
-        assert 0 < len(caption) <= 60
+        assert len(caption) <= 60
         assert "\n" not in caption
     assert (image == before).all()
+
+
+@every_task
+def test_a_description_is_plain_json(name):
+    task = build(name).eval()
+    with torch.no_grad():
+        decided = task.decide(task.predict(random_output(2)), SIZE)
+    for i in range(2):
+        described = task.describe(decided[i])
+        assert isinstance(described, dict)
+        json.dumps(described, allow_nan=False)
 
 
 @every_task
 def test_criterion_is_computed_in_float32_under_autocast(name):
     task = build(name).eval()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = task(random_output(2), {task.target: random_target(task.label, 2)})
+        result = task(random_output(2), random_batch(task, 2))
     assert result.loss_sum.dtype == torch.float32
     assert torch.isfinite(result.loss_sum)
 
@@ -188,10 +226,7 @@ def test_predictions_need_no_labels_and_survive_saving(name):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_nothing_waits_for_the_gpu(name):
     task = build(name).cuda()
-    output = random_output(2)
-    output.x_hat = output.x_hat.cuda()
-    output.latents = {name: tensor.cuda() for name, tensor in output.latents.items()}
-    batch = {task.target: random_target(task.label, 2).cuda()}
+    output, batch = moved(random_output(2), "cuda"), moved(random_batch(task, 2), "cuda")
     task(output, batch)  # the first call may set things up
     torch.cuda.set_sync_debug_mode("error")
     try:

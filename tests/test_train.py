@@ -20,7 +20,7 @@ from hydra.core.singleton import Singleton
 from hydra.utils import instantiate
 
 import train
-from evaluation.output import drop_rows_after
+from callbacks.csv_logger import RunCSV
 from lightning_modules.compression import CompressionSystem
 from tests.conftest import compose_config
 
@@ -214,7 +214,7 @@ def test_bpp_is_the_size_of_files_that_the_checkpoint_writes(
 # -- going on ----------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_run_goes_on_at_the_border_and_ends_the_same(
+def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed = tmp_path / "killed"
@@ -222,10 +222,11 @@ def test_a_killed_run_goes_on_at_the_border_and_ends_the_same(
     pulled, random_states = True, []
 
     def die(system: CompressionSystem, batch: Any, batch_idx: int) -> Any:
-        random_states.append((system.stage_title, batch_idx, torch.get_rng_state()))
         if pulled and system.stage_title.startswith("2/") and batch_idx == 1:
             raise RuntimeError("the plug is pulled")
-        return step(system, batch, batch_idx)
+        found = step(system, batch, batch_idx)
+        random_states.append((system.stage_title, batch_idx, torch.get_rng_state()))
+        return found
 
     monkeypatch.setattr(CompressionSystem, "training_step", die)
     with pytest.raises(RuntimeError, match="the plug is pulled"):
@@ -243,10 +244,9 @@ def test_a_killed_run_goes_on_at_the_border_and_ends_the_same(
     assert "stage 1 'pretrain' is finished already" in result.stdout
     assert (moved / "stages/01-pretrain/checkpoints/last.ckpt").stat().st_mtime_ns == untouched
     assert not killed.exists()
-    # What draws from the global generator, dropout say, goes on alike: no head here has any.
-    title, batch, state = random_states[0]
-    assert (title, batch) == ("2/3 heads", 0)
-    assert torch.equal(state, states_before[title, batch])
+    # The stage goes on after its first batch, which left a state with its validation.
+    assert [batch for title, batch, _ in random_states if title == "2/3 heads"] == [1]
+    assert ("2/3 heads", 0) in states_before
     for stage in STAGES:
         assert_same_weights(run, moved, stage)
 
@@ -282,17 +282,21 @@ def test_a_folder_with_another_run_is_left_alone(run: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-def test_rows_of_a_killed_stage_are_dropped(tmp_path: Path) -> None:
+def test_rows_after_a_checkpoint_are_dropped(tmp_path: Path) -> None:
     file = tmp_path / "metrics.csv"
-    drop_rows_after(file, 3)  # nothing there yet
+    RunCSV(file).rewind(3)  # nothing there yet
     assert not file.exists()
-    file.write_text("step,a,b\n1,0.5,\n3,,1\n3,2,\n4,3,\n")
-    drop_rows_after(file, 3)
-    assert file.read_text().split() == ["step,a,b", "1,0.5,", "3,,1", "3,2,"]
-    torn = file.read_text() + "5"  # killed in the middle of a line
-    file.write_text(torn)
-    drop_rows_after(file, 3)
-    assert file.read_text().split() == ["step,a,b", "1,0.5,", "3,,1", "3,2,"]
+    file.write_text("step,a,test/b\n1,0.5,\n3,,1\n3,2,\n4,3,\n")
+    RunCSV(file).rewind(3)
+    whole = ["step,a,test/b", "1,0.5,", "3,,1", "3,2,"]
+    assert file.read_text().split() == whole
+    for torn in ("5", "3", "3,2", "3,2,0.1"):  # killed in the middle of a line
+        file.write_text(file.read_text() + torn)
+        RunCSV(file).rewind(3)
+        assert file.read_text().split() == whole
+    # The test at the stage's end is taken again: its rows go, those of steps before stay.
+    RunCSV(file).rewind(3, tested=False)
+    assert file.read_text().split() == ["step,a,test/b", "1,0.5,", "3,2,"]
 
 
 # -- repeating and learning --------------------------------------------------------------------------------------

@@ -28,7 +28,6 @@ class Codec(Subject):
     done here. Images are RGB in [0, 1].
 
     Attributes, besides those of ``Subject``:
-        stride: both sides of an image are padded to a multiple of it.
         file_suffix: of the files that ``serialise`` writes.
         receptive_field: how far beyond a tile the transforms look, in pixels, or ``None`` where tiles do not work.
         max_pixels: of a picture that ``parse`` accepts; raise it on the instance for larger files that you trust.
@@ -43,7 +42,6 @@ class Codec(Subject):
 
     codes = True
     gives = ("bits", "pixels")
-    stride: int = 1
     file_suffix: str = ".bif"
     receptive_field: int | None = None
     max_pixels: int = container.MAX_PIXELS

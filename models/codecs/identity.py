@@ -13,7 +13,7 @@ from models.outputs import CodecOutput
 class Identity(Codec):
     """x_hat = x: the upper bound of every task, and how tasks are trained on originals."""
 
-    exact = True
+    learned, exact, uncompressed = False, True, True
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
         size = tuple(x.shape[-2:])

@@ -1,6 +1,7 @@
 """One codec's bits and picture, with latents that another codec makes of that picture."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -15,7 +16,7 @@ class ReadThrough(Codec):
 
         file of codec ──► x_hat ──► reader ──► latents
 
-    So a standard codec stands beside a learned one with the very same tasks.
+    So a standard codec stands beside a learned one with the very same tasks. Facts about the files are ``codec``'s.
 
     Args:
         codec: gives the bits, the files and the picture.
@@ -25,8 +26,11 @@ class ReadThrough(Codec):
     def __init__(self, codec: Codec, reader: Codec):
         super().__init__()
         self.codec, self.reader = codec, reader
-        self.layers, self.rates, self.stride = codec.layers, codec.rates, codec.stride
-        self.file_suffix = codec.file_suffix
+        self.layers, self.stride, self.gives = codec.layers, codec.stride, codec.gives
+        self.rates, self.rate_step, self.continuous = codec.rates, codec.rate_step, codec.continuous
+        self.file_suffix, self.exact, self.uncompressed = codec.file_suffix, codec.exact, codec.uncompressed
+        # Latents of an untrained reader are of no use either.
+        self.learned = codec.learned or reader.learned
         last = self.layers[-1].name
         self.latents = {
             name: LatentSpec(spec.kind, spec.channels, last, stride=spec.stride, length=spec.length)
@@ -58,3 +62,10 @@ class ReadThrough(Codec):
 
     def parse(self, data: bytes) -> Bitstream:
         return self.codec.parse(data)
+
+    def check_available(self) -> None:
+        self.codec.check_available()
+        self.reader.check_available()
+
+    def about(self) -> dict[str, Any]:
+        return self.codec.about()

@@ -49,7 +49,7 @@ def rate_for_bpp(
         raise ValueError(f"{type(codec).__name__} has one rate: there is nothing to choose for bpp={bpp}")
     if not bpp > 0:
         raise ValueError(f"bpp={bpp} must be above zero")
-    step = getattr(codec, "rate_step", None) if step is None else step
+    step = codec.rate_step if step is None else step
     fewest, most = codec.rates[0], codec.rates[-1]
     pixels = x.shape[-2] * x.shape[-1]
 

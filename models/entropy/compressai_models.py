@@ -27,8 +27,9 @@ from compressai.models import (
 from torch import Tensor, nn
 
 from models.entropy.coder import TableCache
-from models.entropy.exact import Exact, round_inputs
+from models.entropy.exact import Exact
 from models.entropy.factorized import channel_rows
+from models.entropy.grid import round_inputs
 from models.entropy.scale_index import Rounding, ScaleIndex
 from models.entropy.serial_context import code_serially
 from models.entropy.stream import Stream

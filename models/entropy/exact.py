@@ -7,11 +7,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-FRACTION_BITS, RANGE_BITS, SUM_BITS = 14, 12, 52
-"""An exact layer's inputs are multiples of 2**-14 within ±2**12; its sums stay below 2**52 steps of their own grid."""
+from models.entropy.exact_attention import Product, layer_norm, softmax
+from models.entropy.grid import FRACTION_BITS, RANGE_BITS, SUM_BITS, round_inputs
 
 PART_BYTES = 1 << 26
 """Of memory that one part of a convolution may take."""
+BROKEN = "a network of the entropy model has NaN or infinite weights: it cannot code"
 SPLIT = (nn.Conv2d, nn.ConvTranspose2d)
 """Layers that are computed in parts; subclasses have ways of their own."""
 
@@ -26,8 +27,15 @@ class Exact:
     the result is *the* result. Activations in between work on single elements (ReLU, LeakyReLU, PixelShuffle), which
     IEEE 754 fixes. Rounding moves parameters by about 1e-5, alike for encoder and decoder: no cost in bits.
 
-    Layers other than convolutions and linear ones are computed in float64 without rounding: equal to 1e-14, so that a
-    border case practically never happens.
+    Attention is made of ``Product``, ``nn.Softmax`` and ``nn.LayerNorm`` (models/transforms/attention.py). Products are
+    exact sums as well; softmax and layer norm go by one IEEE operation at a time, in an order that is written down. If
+    a compiler does not keep to it, a symbol's table or mean changes with a probability below 1e-9
+    (models/entropy/exact_attention.py); where its table does, the 16-bit fingerprint of the string reports an error
+    rather than give a wrong picture, but for one case in 65535.
+
+    Other layers, and functions that a network calls by itself, are computed in float64 without rounding: equal to
+    1e-14, so that a border case practically never happens. Fused attention (``nn.MultiheadAttention``) is of this kind,
+    and its sums are long: build attention of the layers above.
 
     The copies are no submodules: they are not in the state dict, ``.half()`` does not touch them, and no optimiser sees
     them. They are made anew when a parameter was written to; ``forget`` them where that may go unnoticed (``.data``).
@@ -41,26 +49,28 @@ class Exact:
         self._copies.clear()
 
     def copy_of(self, module: nn.Module) -> nn.Module:
-        """The float64 copy of a module, whose linear layers round their inputs by themselves."""
+        """The float64 copy of a module, whose linear layers round their inputs by themselves.
+
+        Raises:
+            ValueError: NaN or infinite weights.
+        """
         tensors = [*module.parameters(), *module.buffers()]
         state = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
         known = self._copies.get(module)
         if known is None or known[0] != state:
             with torch.no_grad():
                 exact = copy.deepcopy(module).double().eval().requires_grad_(False)
+                if not all(parameter.isfinite().all() for parameter in exact.parameters()):
+                    raise ValueError(BROKEN)
                 for layer in exact.modules():
-                    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-                        round_weights(layer)
-                        layer.register_forward_pre_hook(_round_inputs)
-                    if type(layer) in SPLIT and layer.groups == 1 and layer.padding_mode == "zeros":
-                        layer.forward = partial(in_parts, layer)
+                    make_exact(layer)
             known = self._copies[module] = state, exact
         return known[1]
 
     def __call__(self, module: nn.Module, *inputs: Tensor) -> Tensor:
         """``module(*inputs)``, float64, without gradients."""
         with torch.no_grad(), torch.autocast(inputs[0].device.type, enabled=False):
-            return self.copy_of(module)(*(tensor.double() for tensor in inputs))
+            return self.copy_of(module)(*(t.double() if t.is_floating_point() else t for t in inputs))
 
     def __deepcopy__(self, memo: dict) -> "Exact":
         return Exact()
@@ -69,10 +79,19 @@ class Exact:
         return Exact, ()
 
 
-def round_inputs(x: Tensor) -> Tensor:
-    """To the grid and range of an exact layer's inputs; float64 in, float64 out."""
-    limit = 2.0 ** (FRACTION_BITS + RANGE_BITS)
-    return (x * 2.0**FRACTION_BITS).round_().clamp_(-limit, limit).mul_(2.0**-FRACTION_BITS)
+def make_exact(layer: nn.Module) -> None:
+    """Have one layer of a float64 copy compute exactly, in place; what it holds inside is not touched."""
+    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+        round_weights(layer)
+        layer.register_forward_pre_hook(_round_inputs)
+    if type(layer) in SPLIT and layer.groups == 1 and layer.padding_mode == "zeros":
+        layer.forward = partial(in_parts, layer)
+    elif isinstance(layer, Product):
+        layer.forward = layer.exactly
+    elif isinstance(layer, nn.Softmax) and layer.dim is not None:
+        layer.forward = partial(softmax, dim=layer.dim)
+    elif isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1:
+        layer.forward = partial(layer_norm, layer)
 
 
 def round_weights(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
@@ -88,7 +107,7 @@ def round_weights(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
     if layer.bias is not None:
         largest += layer.bias.abs().max().item()
     if not math.isfinite(largest):
-        raise ValueError("a network of the entropy model has NaN or infinite weights: it cannot code")
+        raise ValueError(BROKEN)
     weight_bits = min(SUM_BITS - FRACTION_BITS - math.frexp(largest)[1], 40)
     layer.weight.data = (layer.weight * 2.0**weight_bits).round() * 2.0**-weight_bits
     if layer.bias is not None:

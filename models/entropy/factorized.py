@@ -1,12 +1,14 @@
 """Fully factorised prior: one learned density a channel."""
 
+from collections.abc import Sequence
+
 import torch
 from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor
 
 from models.entropy.coder import TableCache
-from models.entropy.latent_codec import LatentCodec, LatentOutput
-from models.entropy.noise import uniform_noise
+from models.entropy.latent_codec import LatentCodec, LatentOutput, Shape, channel_axis
+from models.entropy.noise import salt_of, uniform_noise
 from models.entropy.rounding import round_ste
 from models.entropy.stream import Stream
 
@@ -18,6 +20,8 @@ class Factorized(LatentCodec):
         channels: of the latent.
         name: key of its likelihoods, and what tells its noise apart from its siblings'.
 
+    What it is given does not matter to it.
+
     Reference: Ballé et al., Variational image compression with a scale hyperprior, ICLR 2018,
     https://arxiv.org/abs/1802.01436, appendix 6.1.
     """
@@ -28,28 +32,42 @@ class Factorized(LatentCodec):
         self.entropy_bottleneck = EntropyBottleneck(channels)
         self._tables = TableCache()
 
-    @property
-    def medians(self) -> Tensor:
-        """Centre of each channel's integer grid, (1, C, 1, 1)."""
-        return self.entropy_bottleneck.quantiles[:, 0, 1].detach()[None, :, None, None]
+    def medians(self, dims: int) -> Tensor:
+        """Centre of each channel's integer grid, as it broadcasts to a latent of so many dimensions."""
+        centres = self.entropy_bottleneck.quantiles[:, 0, 1].detach()
+        return centres[None, :, None, None] if dims == 4 else centres
 
-    def forward(self, y: Tensor, keys: Tensor | None) -> LatentOutput:
-        y_hat = round_ste(y - self.medians) + self.medians
-        y_tilde = y_hat if keys is None else y + uniform_noise(keys, y.shape, salt=sum(self.name.encode()))
+    def forward(self, y: Tensor, keys: Tensor | None, given: Sequence[Tensor] = ()) -> LatentOutput:
+        medians = self.medians(y.dim())
+        y_hat = round_ste(y - medians) + medians
+        y_tilde = y_hat if keys is None else y + uniform_noise(keys, y.shape, salt=salt_of(self.name))
         return LatentOutput(y_hat, y_tilde, {self.name: self._likelihood(y_tilde)})
 
     def _likelihood(self, y: Tensor) -> Tensor:
-        model, channels = self.entropy_bottleneck, y.shape[1]
-        likelihood, _, _ = model._likelihood(y.transpose(0, 1).reshape(channels, 1, -1))
+        model, axis = self.entropy_bottleneck, channel_axis(y.dim())
+        by_channel = y.movedim(axis, 0)
+        likelihood, _, _ = model._likelihood(by_channel.reshape(len(by_channel), 1, -1))
         likelihood = model.likelihood_lower_bound(likelihood)
-        return likelihood.reshape(channels, len(y), *y.shape[2:]).transpose(0, 1)
+        return likelihood.reshape(by_channel.shape).movedim(0, axis)
 
-    def code(self, stream: Stream, y: Tensor | None, shape: tuple[int, int]) -> Tensor:
+    def code(self, stream: Stream, y: Tensor | None, shape: Shape, given: Sequence[Tensor] = ()) -> Tensor:
         model = self.entropy_bottleneck
         rows = channel_rows(stream.count, model.channels, shape)
-        return stream.code(y, self.medians, rows, self._tables(model))
+        return stream.code(y, self.medians(rows.dim()), rows, self._tables(model))
 
 
-def channel_rows(count: int, channels: int, shape: tuple[int, int]) -> Tensor:
-    """The table row of every symbol where each channel has its own: int16 (count, channels, h, w)."""
-    return torch.arange(channels, dtype=torch.int16)[None, :, None, None].expand(count, channels, *shape)
+def channel_rows(count: int, channels: int, shape: Shape) -> Tensor:
+    """The table row of every symbol where each channel has its own, int16.
+
+    Args:
+        count: of images.
+        channels: of the latent.
+        shape: its own: (h, w), (L,) or ().
+
+    Returns:
+        (count, channels, h, w), (count, L, channels) or (count, channels).
+    """
+    rows = torch.arange(channels, dtype=torch.int16)
+    if len(shape) == 2:
+        return rows[None, :, None, None].expand(count, channels, *shape)
+    return rows.expand(count, *shape, channels)

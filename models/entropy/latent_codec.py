@@ -1,4 +1,7 @@
-"""LatentCodec: a latent becomes bits and comes back. Latent codecs nest, so an entropy model is a tree of them."""
+"""LatentCodec: a latent becomes bits and comes back. Latent codecs nest, so an entropy model is a tree of them.
+
+Legend: B images, C channels; a latent is a map (B, C, h, w), tokens (B, L, C) or a vector (B, C).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.entropy.stream import Reader, Stream, Writer
+
+Shape = tuple[int, ...]
+"""A latent's own shape, without images and channels: (h, w), (L,) or ()."""
 
 
 @dataclass
@@ -24,44 +30,61 @@ class LatentOutput:
 
 
 class LatentCodec(nn.Module):
-    """Base of the tree's nodes. It computes in fp32 (training) or float64 (coding), whatever autocast says."""
+    """Base of the tree's nodes. It computes in fp32 (training) or float64 (coding), whatever autocast says.
 
-    def forward(self, y: Tensor, keys: Tensor | None) -> LatentOutput:
+    What it may be given beside its latent is what a decoder has before it reads this one's string: other latents'
+    ``y_hat``, other streams, (B, ...) each, in an order that its parameter network knows. Each string holds one latent
+    codec's symbols, so a decoder needs no more than the strings that come before it.
+    """
+
+    def forward(self, y: Tensor, keys: Tensor | None, given: Sequence[Tensor] = ()) -> LatentOutput:
         """Quantise and estimate.
 
         Args:
-            y: latent (B, M, h, w), float32.
+            y: latent, float32.
             keys: one key for each sample, int64 (B,), seed the training noise (models/entropy/noise.py); ``None`` in
                 evaluation. Not ``self.training``: a frozen prior still serves an encoder that trains.
+            given: what a decoder already has.
         """
         raise NotImplementedError
 
-    def code(self, stream: Stream, y: Tensor | None, shape: tuple[int, int]) -> Tensor:
+    def code(self, stream: Stream, y: Tensor | None, shape: Shape, given: Sequence[Tensor] = ()) -> Tensor:
         """Write y to a stream, or read it: the latents in the order a decoder needs them.
 
         Args:
             stream: the strings of the batch; a layer's latent codecs share one, and one coder state an image.
-            y: latent (B, M, h, w), float32, when writing; ``None`` when reading.
-            shape: (h, w).
+            y: latent, float32, when writing; ``None`` when reading.
+            shape: the latent's own.
+            given: as to ``forward``; the values must be the encoder's, bit by bit.
 
         Returns:
-            y_hat (B, M, h, w), what a decoder has.
+            y_hat, what a decoder has, float32.
         """
         raise NotImplementedError
 
-    def compress(self, y: Tensor) -> list[bytes]:
+    def compress(self, y: Tensor, given: Sequence[Tensor] = ()) -> list[bytes]:
         """The string of each image."""
         stream = Writer(len(y))
-        self.code(stream, y, tuple(y.shape[-2:]))
+        self.code(stream, y, own_shape(y), given)
         return stream.finish()
 
-    def decompress(self, strings: Sequence[bytes], shape: tuple[int, int]) -> Tensor:
-        """y_hat (B, M, h, w) from each image's string; ``shape`` is (h, w).
+    def decompress(self, strings: Sequence[bytes], shape: Shape, given: Sequence[Tensor] = ()) -> Tensor:
+        """y_hat from each image's string.
 
         Raises:
-            BitstreamError: a string that ``compress`` did not write with these weights and this shape.
+            BitstreamError: a string that ``compress`` did not write with these weights, this shape and these ``given``.
         """
         stream = Reader(strings)
-        y_hat = self.code(stream, None, shape)
+        y_hat = self.code(stream, None, shape, given)
         stream.finish()
         return y_hat
+
+
+def channel_axis(dims: int) -> int:
+    """Where a latent of so many dimensions has its channels: 1 in maps, the last in tokens and vectors."""
+    return 1 if dims == 4 else dims - 1
+
+
+def own_shape(y: Tensor) -> Shape:
+    """A latent's shape without images and channels: (h, w), (L,) or ()."""
+    return tuple(y.shape[2:] if y.dim() == 4 else y.shape[1:-1])

@@ -35,6 +35,11 @@ def sample_keys(seed: int, draw: Tensor) -> Tensor:
     return _mix(_mix((low * _GOLDEN + seed) & _MASK) ^ ((high + (seed >> 32)) & _MASK))
 
 
+def salt_of(name: str) -> int:
+    """The salt of a tensor that goes by a name: equal for equal names alone, up to a chance of 2**-31."""
+    return int.from_bytes(name.encode(), "little") % ((1 << 31) - 1)
+
+
 def uniform_noise(keys: Tensor, shape: torch.Size, *, salt: int) -> Tensor:
     """Uniform noise in [-0.5, 0.5), different for every key, element and salt.
 

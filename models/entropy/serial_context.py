@@ -13,7 +13,8 @@ from compressai.layers import MaskedConv2d
 from torch import Tensor, nn
 
 from models.entropy.coder import TableCache
-from models.entropy.exact import Exact, round_inputs
+from models.entropy.exact import Exact
+from models.entropy.grid import round_inputs
 from models.entropy.scale_index import ScaleIndex
 from models.entropy.stream import Stream
 

@@ -21,18 +21,17 @@ class StandardCodec(Codec):
     """A codec that is somebody else's program. No gradients; ``forward`` really codes, so its bits are exact.
 
     A subclass sets ``rates`` and ``file_suffix`` and implements ``encode`` and ``decode``; ``read_size`` spares
-    ``parse`` a second decode, ``about`` is what result rows store, ``check_available`` tells what is not installed.
+    ``parse`` a second decode, ``about`` is what result rows store, ``check_available`` raises ``MissingEncoder``.
     Constructing one needs no library. Every call makes an encoder or decoder of its own, limited to one thread where
     the library can be told: threads of the caller, one an image, are how to use many cores.
 
     Attributes:
         rates: the default ladder, ordered from fewest to most bits; its ends are the range that is allowed.
-        rate_step: distance of neighbouring native rates, ``None`` where they are continuous. Rates between two steps
-            are rounded.
+        rate_step: as in ``Codec``; rates between two steps are rounded.
     """
 
-    exact = True
-    rate_step: float | None = 1.0
+    learned, exact = False, True
+    rate_step = 1.0
 
     def encode(self, image: np.ndarray, rate: float) -> bytes:
         """uint8 (H, W, 3) RGB -> a whole file, at the codec's native quality ``rate``.
@@ -65,13 +64,6 @@ class StandardCodec(Codec):
         """
         call = f"{type(self).__module__}.{type(self).__qualname__}.encode(image, {{rate}})"
         return {"command": call, "colour": "the codec's own", "versions": {}}
-
-    def check_available(self) -> None:
-        """Do nothing where the codec can run here.
-
-        Raises:
-            MissingEncoder: what lacks, with the line that installs it.
-        """
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
         strings = self._encode(x.detach(), rate)

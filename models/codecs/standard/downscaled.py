@@ -31,10 +31,15 @@ class Downscaled(StandardCodec):
 
     def __init__(self, codec: StandardCodec, *, scale: float):
         super().__init__()
+        if not isinstance(codec, StandardCodec):
+            raise ValueError(
+                f"scale={scale}: {type(codec).__name__} is no standard codec, only those are down-scaled"
+            )
         if not 0 < scale < 1:
             raise ValueError(f"scale={scale} must lie between 0 and 1, both excluded")
         self.codec, self.scale = codec, scale
-        self.rates, self.rate_step, self.file_suffix = codec.rates, codec.rate_step, codec.file_suffix
+        self.rates, self.rate_step, self.continuous = codec.rates, codec.rate_step, codec.continuous
+        self.file_suffix = codec.file_suffix
 
     def encode(self, image: np.ndarray, rate: float) -> bytes:
         height, width = image.shape[:2]

@@ -1,0 +1,146 @@
+"""Checkpoints of a stage: a state to go on from after any kill, and the best one."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightning_modules.stages import Stage
+from models.checkpoint import safely_loaded
+
+
+class StageCheckpoints(Checkpoint):
+    """Keeps ``last.ckpt``, to go on from, and ``best.ckpt``, by what the stage says is best.
+
+    The last state is written every ``checkpoint_every`` batches, after every validation, and when the system asks the
+    run to stop (SIGTERM); whole or not at all, so that a kill while it is written leaves the one before. Lightning
+    calls this callback after all others: what they logged for a batch is part of what the checkpoint stands for.
+
+    Args:
+        folder: of the files.
+        stage: that is trained.
+
+    Attributes:
+        last: the file that a run goes on from.
+    """
+
+    def __init__(self, folder: Path, stage: Stage):
+        self.folder, self.stage = folder, stage
+        self.last = folder / "last.ckpt"
+        self._best: float | None = None
+        self._start, self._seconds_before = time.perf_counter(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """That the stage has trained for, over all restarts."""
+        return self._seconds_before + time.perf_counter() - self._start
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start = time.perf_counter()
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["stage"] = {
+            "best": self._best,
+            "seconds": self.seconds,
+            "metrics": metrics_of(trainer),
+        }
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn == "fit":
+            self._best, self._seconds_before = checkpoint["stage"]["best"], checkpoint["stage"]["seconds"]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Between validations; one that is due after this batch leaves a state itself, with its figures."""
+        done = batch_idx + 1
+        if done % self.stage.checkpoint_every == 0 and done % self.stage.validate_every:
+            self._save(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last state, and the best if it is better."""
+        if trainer.state.fn != "fit":
+            return
+        better = self._is_better(trainer)
+        saved = self._save(trainer, pl_module)
+        if better and not saved:
+            save_whole(trainer, self.folder / "best.ckpt")
+        elif better and trainer.is_global_zero:
+            temporary = self.folder / "best.tmp"
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(self.last, temporary)
+            except OSError:  # a file system without links
+                shutil.copyfile(self.last, temporary)
+            temporary.replace(self.folder / "best.ckpt")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Asked to stop between two batches, nothing that was learned need be lost.
+
+        Several processes need not stop between the same two: they go on from the last regular state.
+        """
+        alone = trainer.world_size == 1 and trainer.training
+        if isinstance(exception, SIGTERMException) and alone and pl_module.batches_done:
+            self._save(trainer, pl_module)
+
+    def _is_better(self, trainer: Trainer) -> bool:
+        if self.stage.monitor is None:
+            return True
+        key = f"val/{self.stage.monitor}"
+        if key not in trainer.callback_metrics:
+            known = sorted(k[4:] for k in trainer.callback_metrics if k.startswith("val/"))
+            raise ValueError(
+                f"monitor={self.stage.monitor!r} is not measured in this stage's validation; there are {known}"
+            )
+        value = float(trainer.callback_metrics[key])
+        less = self.stage.monitor_mode == "min"
+        if self._best is not None and (value >= self._best if less else value <= self._best):
+            return False
+        self._best = value
+        return True
+
+    def _save(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        # In the middle of an accumulation there are gradients that no checkpoint holds.
+        if whole := self.stage.steps_after(pl_module.batches_done - 1):
+            save_whole(trainer, self.last)
+        return whole
+
+
+def metrics_of(trainer: Trainer) -> dict[str, float]:
+    """What the last validation and the training measured."""
+    return {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+
+def save_whole(trainer: Trainer, path: Path) -> None:
+    """A checkpoint of all that a fit is, written aside and moved: nobody ever finds half a file."""
+    temporary = path.with_suffix(".tmp")
+    trainer.save_checkpoint(temporary)
+    if trainer.is_global_zero:
+        temporary.replace(path)
+    trainer.strategy.barrier()
+
+
+def state_to_go_on_from(path: Path) -> dict[str, Any] | None:
+    """What a stage's ``last.ckpt`` holds, or ``None`` where there is none yet.
+
+    Raises:
+        ValueError: it is there and cannot be read.
+    """
+    if not path.is_file():
+        return None
+    state = safely_loaded(path)
+    if not isinstance(state, dict) or "batches_done" not in state:
+        raise ValueError(
+            f"{path} was written by an earlier version, which could not go on inside a stage: remove it to take the "
+            "stage again"
+        )
+    return state

@@ -1,0 +1,61 @@
+"""``init_from``: weights of a part of the system, taken over from another run's checkpoint."""
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from lightning_modules.parts import modules_of
+from models.checkpoint import is_run, last_finished, safely_loaded
+from models.entropy.tables import is_table
+
+
+def read_weights(system: nn.Module, part: str, source: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The module that a part names, and the weights that ``"checkpoint[:prefix]"`` has for it.
+
+    Raises:
+        ValueError: no such file or part, or the weights do not fit; the message says which.
+    """
+    path, _, prefix = source.partition(":")
+    if is_run(Path(path)):
+        path = last_finished(Path(path))
+    try:
+        state = safely_loaded(Path(path))
+    except ValueError as error:
+        raise ValueError(f"init_from: {part}: {error}") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    start = (prefix or part) + "."
+    state = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+    if not state:
+        raise ValueError(f"init_from: {part}: {path} holds no weights under {start!r}")
+    modules = modules_of(system, part)
+    if len(modules) != 1:
+        raise ValueError(f"init_from: {part}: is {len(modules)} modules, name one of them")
+    (module,) = modules
+    own = module.state_dict()
+    # Coding tables are made anew from the weights, and may be there or not.
+    missing = sorted(key for key in own.keys() - state.keys() if not is_table(key))
+    foreign = sorted(key for key in state.keys() - own.keys() if not is_table(key))
+    shapes = sorted(
+        key
+        for key in own.keys() & state.keys()
+        if not is_table(key) and own[key].shape != getattr(state[key], "shape", None)
+    )
+    for keys, what in ((missing, "missing there"), (foreign, "unknown here"), (shapes, "of another shape")):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise ValueError(
+                f"init_from: {part}: the weights in {path} do not fit: {', '.join(keys[:3])}{more} {what}"
+            )
+    return module, state
+
+
+def load_into(system: nn.Module, part: str, source: str) -> None:
+    """Load ``"checkpoint[:prefix]"`` into a part of the system.
+
+    Raises:
+        ValueError: no such file or part, or the weights do not fit; the message says which.
+    """
+    module, state = read_weights(system, part, source)
+    # Whatever was derived from the old weights goes: tables and exact copies.
+    system.codec.train()
+    module.load_state_dict({key: value for key, value in state.items() if not is_table(key)}, strict=False)
