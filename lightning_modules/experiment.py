@@ -15,6 +15,7 @@ from lightning_modules.init_from import read_weights
 from lightning_modules.parts import Parts, modules_of, parameters_of
 from lightning_modules.stages import Stage
 from lightning_modules.updates import Update
+from losses.schedules import value_at
 from models.codecs.base import Codec
 from models.codecs.read_through import ReadThrough
 from models.subject import Subject
@@ -153,6 +154,11 @@ class Experiment:
             raise ValueError(
                 f"its objective names the tasks {sorted(unknown)}; there are {sorted(self.tasks)}"
             )
+        for name, scalar in objective.scalars.items():
+            try:
+                value_at(scalar, 0.0, subject.rates[0] if subject.rates else None)
+            except ValueError as error:
+                raise ValueError(f"its objective's {name}: {error}") from error
         given = {*subject.gives, *subject.readable}
         for name, term in objective.named_terms():
             if lacking := sorted(set(term.reads) - given):

@@ -162,7 +162,7 @@ def _test(
         seed=experiment.seed,
         rate=rate,
         command=" ".join(sys.argv),
-        uncompressed=system.codec.uncompressed,
+        uncompressed=system.subject.uncompressed,
     )
 
 

@@ -52,8 +52,7 @@ class Objective(nn.Module):
         ):
             if unknown := set(weights) - set(there):
                 raise ValueError(f"{key} names {sorted(unknown)}; the terms are {sorted(there)}")
-        scalars = {"lmbda": lmbda, **self.tasks, **self.distortion_weights, **self.term_weights}
-        for name, value in scalars.items():
+        for name, value in self.scalars.items():
             if not callable(value) and value < 0:
                 raise ValueError(f"{name}={value} is negative: it would reward what should be small")
         if not any((rate, self.distortion, self.tasks, self.terms)):
@@ -64,6 +63,11 @@ class Objective(nn.Module):
                     f"{name} holds weights: make what trains one of `networks` and name it in the term's `uses`, "
                     "and wrap what is fixed in models.frozen.Frozen"
                 )
+
+    @property
+    def scalars(self) -> dict[str, Scalar]:
+        """{name: lmbda, or the weight of what is called so}."""
+        return {"lmbda": self.lmbda, **self.tasks, **self.distortion_weights, **self.term_weights}
 
     def named_terms(self) -> Iterator[tuple[str, Term]]:
         """(name of its part, term) of rate, distortion and all others, but for tasks."""

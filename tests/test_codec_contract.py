@@ -14,6 +14,7 @@ from models.outputs import Bitstream
 from tests.conftest import CODECS, tiny_codec
 
 LEARNED = [name for name in CODECS if any(True for _ in tiny_codec(name).parameters())]
+OWN_FILES = [name for name in LEARNED if tiny_codec(name).file_suffix == ".bif"]
 KEYS = sample_keys(0, torch.arange(2))
 
 
@@ -59,7 +60,8 @@ def test_training_latents_are_rounded_and_noise_is_keyed_by_sample(name: str, im
     alone = codec(images[1:], keys=KEYS[1:])
     for layer in both.bits:
         assert torch.equal(both.bits[layer], again.bits[layer])
-        assert not torch.equal(both.bits[layer], other.bits[layer])
+        # What is counted has no noise, what is estimated has.
+        assert torch.equal(both.bits[layer], other.bits[layer]) == codec.exact
         torch.testing.assert_close(both.bits[layer][1:], alone.bits[layer], rtol=1e-4, atol=0.05)
     for key, latent in both.latents.items():
         # Noise would differ from key to key; what a decoder has does not.
@@ -150,7 +152,7 @@ def test_tables_follow_the_weights(name: str, images: Tensor) -> None:
         assert (real <= 1.02 * codec(images).bits[layer] + 200).all()
 
 
-@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("name", OWN_FILES)
 def test_wrong_weights_and_damage_are_told(name: str, images: Tensor) -> None:
     codec = tiny_codec(name).eval()
     data = codec.serialise(codec.compress(images[:1])[0])

@@ -62,7 +62,13 @@ def test_experiments_compose_and_bind(name: str) -> None:
 def test_a_sweep_of_lmbda_reaches_every_stage(name: str) -> None:
     config = compose_config(f"experiment={name}", "lmbda=0.123")
     objectives = [update.objective for stage in config.schedule.values() for update in stage.updates.values()]
-    assert all(objective.lmbda == 0.123 for objective in objectives if "lmbda" in objective)
+    for objective in objectives:
+        if "lmbda" in objective:
+            # A schedule of lmbda multiplies it.
+            schedule = (
+                objective.lmbda if isinstance(objective.lmbda, DictConfig) else {"lmbda": objective.lmbda}
+            )
+            assert 0.123 in schedule.values()
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.parts[0] != "experiment"], ids=str)
@@ -70,6 +76,7 @@ def test_components_compose_and_bind(file: Path) -> None:
     """Each yaml of each group, put in its group's place of the quickstart."""
     group, name = (file.parts[0], file.stem) if len(file.parts) > 1 else (None, None)
     places = {"task": f"+task@tasks.extra={name}", "stage": f"+stage@schedule.extra={name}"}
+    places["network"] = f"+network@networks.extra={name}"
     places["objective"] = f"+objective@schedule.joint.updates.extra.objective={name}"
     overrides = [] if group is None else [places.get(group, f"{group}={name}")]
     if group == "objective":

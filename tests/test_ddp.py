@@ -43,11 +43,12 @@ def test_two_processes_train_and_measure_what_one_does(tmp_path: Path) -> None:
         assert process.wait() == 0, f"{trainer}: {logs[trainer].read_text()[-3000:]}"
     for schedule in SCHEDULES:
         one, two = (tmp_path / trainer / schedule for trainer in started)
-        _check_weights(one, two)
-        _check_figures(one, two)
+        check_weights(one, two)
+        check_figures(one, two)
 
 
-def _check_weights(one: Path, two: Path) -> None:
+def check_weights(one: Path, two: Path, *, tolerance: float = TOLERANCE) -> None:
+    """Of every stage's last checkpoint."""
     stages, others = (sorted((run / "stages").iterdir()) for run in (one, two))
     assert stages
     assert [stage.name for stage in stages] == [stage.name for stage in others]
@@ -61,10 +62,10 @@ def _check_weights(one: Path, two: Path) -> None:
             difference = (
                 (value.double() - same[name].double()).abs().max() if value.numel() else torch.zeros(())
             )
-            assert difference <= TOLERANCE, f"{one.name}, {a.name}: {name} differs by {difference:.1e}"
+            assert difference <= tolerance, f"{one.name}, {a.name}: {name} differs by {difference:.1e}"
 
 
-def _check_figures(one: Path, two: Path) -> None:
+def check_figures(one: Path, two: Path) -> None:
     """Validation and test see every image once, whoever reads it: five images, three on one rank, two on the other."""
     mine, theirs = (json.loads((run / "summary.json").read_text()) for run in (one, two))
     for a, b in zip(mine["stages"], theirs["stages"], strict=True):

@@ -67,6 +67,7 @@ class Found(Metric):
     """Share of target cells that hold a decided point, over all images."""
 
     full_state_update = False
+    higher_is_better = True
 
     def __init__(self) -> None:
         super().__init__()

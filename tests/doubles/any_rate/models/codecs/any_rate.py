@@ -11,13 +11,15 @@ from models.outputs import CodecOutput
 
 
 class AnyRate(MeanScaleHyperprior):
-    """y is coded in steps of 1 / gain, gain = rate * exp(a) with a learned for every channel; rates 0.5 to 2."""
+    """y is coded in steps of 1 / gain, gain = rate * exp(a) with a learned for every channel; rates 4 to 16."""
 
-    rates = (0.5, 2.0)
+    rates = (4.0, 16.0)
     continuous = True
 
     def __init__(self, width: int = 8, latent_channels: int = 8, *, num_stages: int = 3):
         super().__init__(width, latent_channels, num_stages=num_stages)
+        # Scaled latents are large from the beginning.
+        nn.init.constant_(self.latent_codec.h_s[-1].bias.data[:latent_channels], 2.0)
         self.log_gain = nn.Parameter(torch.zeros(latent_channels, 1, 1))
 
     def _gain(self, rate: float) -> Tensor:
