@@ -115,11 +115,6 @@ class CompressionSystem(LightningModule):
             return self.rate
         return self.subject.rate_at(random.Random(f"{self.seed} {batch_idx}").random())
 
-    def _task_outputs(
-        self, output: CodecOutput, batch: Batch, names: Collection[str]
-    ) -> dict[str, TaskOutput]:
-        return {name: self.tasks[name](output, batch) for name in names}
-
     def _mean_losses(self, outputs: Mapping[str, TaskOutput]) -> dict[str, Tensor]:
         """Mean over what counts on all ranks, scaled so that DDP's average of gradients is that mean's."""
         if not outputs:
@@ -158,7 +153,7 @@ class CompressionSystem(LightningModule):
         # Several updates of a batch see noise of their own.
         keys = sample_keys(self.seed + (position << 32), batch["draw"])
         output = self.subject.answer(batch, self.training_rate(batch_idx), keys)
-        losses = self._mean_losses(self._task_outputs(output, batch, objective.tasks))
+        losses = self._mean_losses({task: self.tasks[task](output, batch) for task in objective.tasks})
         progress = batch_idx / self.stage.num_batches
         parts = objective(output, batch, losses, progress, self._used[name])
         loss = parts["loss"] + self.subject.auxiliary_loss().to(parts["loss"])
@@ -196,14 +191,10 @@ class CompressionSystem(LightningModule):
         checkpoint["ready"] = sorted(self.ready)
         checkpoint["updates"], checkpoint["batches_done"] = list(self.updates), self.batches_done
         # What tasks need of the data set, so that they are built again without it.
+        labels = {task.target: task.label for task in self.tasks.values() if task.label is not None}
         checkpoint["labels"] = {
-            task.target: {
-                "kind": task.label.kind,
-                "names": list(task.label.names),
-                "missing": task.label.missing,
-            }
-            for task in self.tasks.values()
-            if task.label is not None
+            target: {"kind": label.kind, "names": list(label.names), "missing": label.missing}
+            for target, label in labels.items()
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -226,6 +217,11 @@ class CompressionSystem(LightningModule):
         # Lightning would put the flags back without train(), and tables of older weights would stay.
         if self.trainer.state.fn == "fit":
             self.train()
+
+    def on_validation_model_zero_grad(self) -> None:
+        # In the middle of an accumulation, gradients are still needed.
+        if self.stage is None or self.stage.steps_after(self.batches_done - 1):
+            super().on_validation_model_zero_grad()
 
     def on_validation_epoch_start(self) -> None:
         self.measures.reset()
@@ -252,7 +248,7 @@ class CompressionSystem(LightningModule):
             self.measures.add("bpp", output.bpp)
         if self.subject.reconstructs:
             self.measures.add_pictures(output, batch["image"])
-        outputs = self._task_outputs(output, batch, self.ready)
+        outputs = {name: self.tasks[name](output, batch) for name in self.ready}
         for name, found in outputs.items():
             task = self.tasks[name]
             self.measures.add_task(name, task.decide(found.preds, output.size), task.target_of(batch))

@@ -2,23 +2,25 @@
 
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from lightning_modules.parts import let_move
 
-if TYPE_CHECKING:
-    from lightning_modules.compression import CompressionSystem
 
-
-def take_turns(system: "CompressionSystem", batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any]:
+def take_turns(system: LightningModule, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any]:
     """Every update whose turn it is: its own answer from the subject, its gradients, and its step when one is due.
 
     In the order of the yaml, so a later update sees what an earlier one has just learned. What others train has no
     gradient meanwhile, and costs none where it comes first (a critic looks at pictures without their graph).
+
+    Args:
+        system: ``CompressionSystem``, whose ``losses`` give an update's.
+        batch: as ``training_step`` has it.
+        batch_idx: likewise.
 
     Returns:
         ``{"loss": their sum, "parts": {"<update>/<part>": value}}``, detached.

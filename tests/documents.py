@@ -57,6 +57,19 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
+def add_doubles(folder: Path) -> dict[str, str]:
+    """Put tests/doubles into a copy of the project; {file: the double that brings it}."""
+    files: dict[str, str] = {}
+    for double in sorted(path for path in (ROOT / "tests" / "doubles").iterdir() if path.is_dir()):
+        for source in double.rglob("*"):
+            if source.suffix in (".py", ".yaml"):
+                name = source.relative_to(double)
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, folder / name)
+                files[str(name)] = double.name
+    return files
+
+
 def run(command: str, folder: Path) -> str:
     """Run a command line in ``folder`` with this Python; returns what it printed.
 

@@ -278,3 +278,16 @@ def test_compressai_s_noise_is_one_and_the_same_for_rate_and_synthesis(images: T
     output = codec(images, keys=KEYS)
     assert torch.equal(seen["g_s"], seen["rate"])
     assert not torch.equal(seen["g_s"], output.latents["y_hat"])
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_picture_has_gradients_through_a_frozen_codec(name: str, images: Tensor) -> None:
+    """Refinement at the encoder: the codec stays as it is, the picture follows the objective."""
+    codec = tiny_codec(name).eval().requires_grad_(False)
+    x = images.clone().requires_grad_()
+    output = codec(x, keys=KEYS)
+    (output.bpp.sum() + (output.x_hat - images).square().sum()).backward()
+    assert torch.isfinite(x.grad).all()
+    assert x.grad.any()
+    # Without keys bits are those of the file.
+    assert all(not bits.requires_grad or codec.exact for bits in codec(images).bits.values())

@@ -15,12 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.documents import ROOT, copy_project, run
+from tests.documents import ROOT, add_doubles, copy_project, run
 from tests.test_ddp import check_figures, check_weights
 
-DOUBLES = sorted(path for path in (ROOT / "tests" / "doubles").iterdir() if path.is_dir())
-FILES = {str(f.relative_to(d)): d.name for d in DOUBLES for f in d.rglob("*") if f.suffix in (".py", ".yaml")}
-NAMES = sorted(Path(file).stem for file in FILES if "/experiment/" in file)
+NAMES = sorted(path.stem for path in (ROOT / "tests" / "doubles").glob("*/configs/experiment/*.yaml"))
 CONTRACTS = "tests/test_codec_contract.py tests/test_tasks.py tests/test_configs.py tests/test_imports.py"
 
 
@@ -28,9 +26,7 @@ CONTRACTS = "tests/test_codec_contract.py tests/test_tasks.py tests/test_configs
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project with all doubles, and under ``runs/`` what each way of training them left."""
     folder = copy_project(tmp_path_factory.mktemp("doubles") / "project")
-    for file, double in FILES.items():
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_bytes((ROOT / "tests" / "doubles" / double / file).read_bytes())
+    add_doubles(folder)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for ways in (("cpu", "ddp_cpu"), ("killed",)):
         started = {}
@@ -43,9 +39,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_doubles_change_nothing_and_stand_nowhere_else() -> None:
-    assert len(NAMES) == len(DOUBLES) == 6
-    assert not [file for file in FILES if (ROOT / file).exists()]
+def test_doubles_change_nothing_and_stand_nowhere_else(tmp_path: Path) -> None:
+    files = add_doubles(tmp_path)
+    assert len(NAMES) == len(set(files.values())) == 6
+    assert not [file for file in files if (ROOT / file).exists()]
 
 
 @pytest.mark.slow

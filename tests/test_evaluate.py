@@ -284,6 +284,18 @@ def test_heads_learn_on_all_rates_of_a_standard_codec(tmp_path):
     assert CompressionSystem(Identity(), {}).training_rate(0) is None
 
 
+def test_a_continuous_rate_is_drawn_over_its_whole_range():
+    codec = JPEG()
+    codec.rates, codec.continuous = (10.0, 50.0), True
+    drawn = [CompressionSystem(codec, {}, seed=3).training_rate(step) for step in range(400)]
+    assert len(set(drawn)) == 400
+    counts, _ = np.histogram(drawn, bins=8, range=(10, 50))
+    assert counts.sum() == 400
+    # Fifty each, give or take four standard deviations.
+    assert counts.min() > 23
+    assert counts.max() < 77
+
+
 def test_a_folder_of_which_nothing_can_be_read(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.png").write_text("no picture")

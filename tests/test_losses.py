@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 from losses.distortion import MSE, MSSSIM
 from losses.objective import Objective
 from losses.rate import Rate
-from losses.schedules import Cosine, Linear, value_at
+from losses.schedules import Cosine, Linear, OfRate, value_at
 from losses.term import Term
 from models.outputs import CodecOutput
 
@@ -105,3 +106,61 @@ def test_schedules() -> None:
         Linear(0.0, 1.0, until=0.0)
     with pytest.raises(ValueError, match="warmup"):
         Cosine(warmup=1.0)
+
+
+def test_a_value_of_rate_is_straight_between_rates_and_flat_beyond() -> None:
+    lmbda = OfRate({10: 1.0, 30: 3.0}, times=Linear(1.0, 2.0))
+    assert [lmbda(0.0, rate) for rate in (0, 10, 15, 30, 99)] == [1.0, 1.0, 1.5, 3.0, 3.0]
+    assert lmbda(1.0, 15) == 3.0
+    assert OfRate({10: 0.001, 30: 0.1}, logarithmic=True)(0.0, 20) == pytest.approx(0.01)
+    assert OfRate({"10": 1.0, 30: 3.0})(0.0, 20) == 2.0  # a yaml may quote its keys
+    with pytest.raises(ValueError, match="only one rate"):
+        lmbda(0.0, None)
+    with pytest.raises(ValueError, match="is empty"):
+        OfRate({})
+    with pytest.raises(ValueError, match="above 0"):
+        OfRate({1: 0.0, 2: 1.0}, logarithmic=True)
+
+
+def test_every_scalar_follows_the_rate_of_the_output(output: CodecOutput, batch: dict) -> None:
+    class Constant(Term):
+        def forward(self, output: CodecOutput, batch: dict) -> torch.Tensor:
+            return torch.tensor(1.0)
+
+    of_rate = OfRate({1: 10.0, 2: 20.0})
+    objective = Objective(
+        distortion={"a": Constant()},
+        lmbda=of_rate,
+        tasks={"t": of_rate},
+        terms={"k": Constant()},
+        term_weights={"k": of_rate},
+    )
+    for rate, expected in ((1.0, 30.0), (1.5, 45.0), (2.0, 60.0)):
+        output.rate = rate
+        assert objective(output, batch, {"t": torch.tensor(1.0)}, 0.0)["loss"].item() == pytest.approx(
+            expected
+        )
+
+
+def test_terms_are_given_the_modules_they_name_and_hold_no_weights(output: CodecOutput, batch: dict) -> None:
+    class Probe(Term):
+        uses = ("networks.b", "networks.a")
+
+        def forward(self, output: CodecOutput, batch: dict, b: nn.Module, a: nn.Module) -> torch.Tensor:
+            return (10 * b.bias + a.bias).sum()
+
+    modules = {f"networks.{name}": nn.Linear(1, 1) for name in "ab"}
+    for value, module in enumerate(modules.values(), start=1):
+        nn.init.constant_(module.bias, float(value))
+    found = Objective(terms={"probe": Probe()})(output, batch, {}, 0.0, modules)
+    assert found["loss"].item() == found["term/probe"].item() == 21.0
+
+    class Owner(Probe):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = nn.Linear(1, 1)
+
+    with pytest.raises(ValueError, match=r"term/owner holds weights.*`networks`.*models.frozen.Frozen"):
+        Objective(terms={"owner": Owner()})
+    with pytest.raises(ValueError, match="term_weights names"):
+        Objective(terms={"probe": Probe()}, term_weights={"prob": 1.0})
