@@ -43,21 +43,24 @@ class TrainingLog(Callback):
         """What the interval has gathered so far: a row that a restart falls into is as if there had been none."""
         if self._sums and trainer.state.fn == "fit":
             sums = torch.stack([value.double() for value in self._sums.values()])
-            means = trainer.strategy.reduce(sums, reduce_op="mean")
-            pairs = zip(self._sums.items(), means, strict=True)
             checkpoint["training_log"] = {
-                "sums": {name: mean.to(value.dtype) for (name, value), mean in pairs},
+                "sums": pl_module.all_gather(sums).reshape(trainer.world_size, -1),
+                "like": {name: value.new_zeros(()) for name, value in self._sums.items()},
                 "count": self._count,
             }
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Undo ``on_save_checkpoint``; every rank goes on from the mean over all of them."""
-        if trainer.state.fn == "fit" and "training_log" in checkpoint:
-            log = checkpoint["training_log"]
-            self._sums = {name: value.to(pl_module.device) for name, value in log["sums"].items()}
-            self._count = log["count"]
+        """Undo ``on_save_checkpoint``: every process has its own sums again, or the mean if there are now others."""
+        if trainer.state.fn != "fit" or "training_log" not in checkpoint:
+            return
+        log = checkpoint["training_log"]
+        same = len(log["sums"]) == trainer.world_size
+        sums = log["sums"][trainer.global_rank] if same else log["sums"].mean(0)
+        pairs = zip(log["like"].items(), sums, strict=True)
+        self._sums = {name: value.to(like).to(pl_module.device) for (name, like), value in pairs}
+        self._count = log["count"]
 
 
 def _learning_rates(trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
