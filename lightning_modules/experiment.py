@@ -11,14 +11,11 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from lightning_modules.init_from import read_weights
-from lightning_modules.parts import Parts, modules_of, parameters_of
+from lightning_modules.parts import Parts, reached
+from lightning_modules.stage_check import check_stage
 from lightning_modules.stages import Stage
-from lightning_modules.updates import Update
-from losses.schedules import value_at
 from models.codecs.base import Codec
 from models.codecs.read_through import ReadThrough
-from models.subject import Subject
 from tasks.base import Task
 
 
@@ -66,8 +63,8 @@ class Experiment:
         touched: set[nn.Parameter] = set()
         for number, (name, stage) in enumerate(self.stages.items()):
             try:
-                touched |= _reached(system, (*stage.trainable, *stage.init_from))
-                self._check_stage(system, stage, self.ready_tasks(number), touched)
+                touched |= reached(system, (*stage.trainable, *stage.init_from))
+                check_stage(system, stage, self.ready_tasks(number), touched)
             except ValueError as error:
                 raise ValueError(f"stage {name!r}: {error}") from error
         self._check_baselines()
@@ -106,88 +103,6 @@ class Experiment:
                 raise ValueError(f"baselines.{name}: {error}") from error
         self.codec.train()
 
-    def _check_stage(self, system: Parts, stage: Stage, ready: set[str], touched: set[nn.Parameter]) -> None:
-        """``touched``: what was trained or loaded by then; nothing is learned from, or through, what is random."""
-        subject = _subject(system, stage.trains)
-        if any(True for _ in subject.parameters()) and not touched & set(subject.parameters()):
-            raise ValueError(
-                f"the {stage.trains} is frozen, and nothing trained it before: its weights are random. Put a stage "
-                f"before this one that trains it, or give init_from={{{stage.trains}: CHECKPOINT}}"
-            )
-        taken: dict[str, set[nn.Parameter]] = {}
-        for name, update in stage.updates.items():
-            moving = parameters_of(system, update.trainable)
-            if not moving:
-                raise ValueError("the stage trains nothing: name at least one part in `trainable`")
-            self._check_update(system, stage, update, subject, moving)
-            if early := sorted(set(update.objective.tasks) - ready):
-                raise ValueError(f"its objective names the tasks {early}, which train only in a later stage")
-            for term_name, term in update.objective.named_terms():
-                for path in term.uses:
-                    own = {p for module in modules_of(system, path) for p in module.parameters()}
-                    if own and not own & touched:
-                        raise ValueError(
-                            f"{term_name} uses {path}, which nothing trained before: its weights are random"
-                        )
-            for other, parameters in taken.items():
-                if parameters & moving and not (update.shares or stage.updates[other].shares):
-                    raise ValueError(
-                        f"the updates {other!r} and {name!r} train the same weights: take them out of one's "
-                        "`trainable`, or say that it is meant by shares=true"
-                    )
-            taken[name] = moving
-        for path in stage.settings:
-            setting(self.codec, path)
-        for part, source in stage.init_from.items():
-            read_weights(system, part, source)
-
-    def _check_update(
-        self, system: Parts, stage: Stage, update: Update, subject: Subject, moving: set[nn.Parameter]
-    ) -> None:
-        objective = update.objective
-        parameters_of(system, update.lr_scales)
-        try:
-            update.optimiser([{"params": [nn.Parameter(torch.zeros(1))]}])
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"optimiser: {error}") from error
-        if unknown := set(objective.tasks) - set(self.tasks):
-            raise ValueError(
-                f"its objective names the tasks {sorted(unknown)}; there are {sorted(self.tasks)}"
-            )
-        for name, scalar in objective.scalars.items():
-            try:
-                value_at(scalar, 0.0, subject.rates[0] if subject.rates else None)
-            except ValueError as error:
-                raise ValueError(f"its objective's {name}: {error}") from error
-        given = {*subject.gives, *subject.readable}
-        for name, term in objective.named_terms():
-            if lacking := sorted(set(term.reads) - given):
-                raise ValueError(
-                    f"its objective's {name} reads {lacking}, which {stage.trains} does not give; it gives "
-                    f"{sorted(given)}"
-                )
-        for name in objective.tasks:
-            if not subject.serves(self.tasks[name].reads, self.codec):
-                raise ValueError(
-                    f"its objective names the task {name!r}, which reads {list(self.tasks[name].reads)}: "
-                    f"{stage.trains} does not give that; it gives {sorted(given)}"
-                )
-        for name, task in self.tasks.items():
-            if name not in objective.tasks and any(p in moving for p in task.parameters()):
-                raise ValueError(f"it trains task {name!r}, which has no weight in its objective")
-        used = [path for _, term in objective.named_terms() for path in term.uses]
-        reached = _reached(system, used) | set(subject.parameters())
-        if any(p not in reached for p in moving - {p for t in self.tasks.values() for p in t.parameters()}):
-            raise ValueError(
-                f"it trains {list(update.trainable)}, but neither {stage.trains} nor its objective's terms and tasks "
-                "hold all of that: some of it would get no gradient"
-            )
-        free = {p for name in subject.decoder for p in subject.get_submodule(name).parameters()}
-        if "bits" in subject.gives and objective.rate is None and moving & set(subject.parameters()) - free:
-            raise ValueError(
-                f"it trains the {stage.trains}, but its objective has no rate: bits would be free"
-            )
-
     def ready_tasks(self, number: int) -> set[str]:
         """Tasks that can be judged after stage ``number`` (0, 1, ...): trained by then, or never trained at all."""
         stages = list(self.stages.values())
@@ -222,30 +137,3 @@ class Experiment:
                 "(clip): leave them out"
             )
         return self.make_trainer(**arguments)
-
-
-def setting(codec: Codec, path: str) -> Any:
-    """The value of a codec's attribute, or of one inside it, that a stage's ``settings`` name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    owner, _, key = path.rpartition(".")
-    inside = dict(codec.named_modules()).get(owner)
-    if not hasattr(inside, key):
-        raise ValueError(f"settings: this codec has no {path!r}")
-    return getattr(inside, key)
-
-
-def _subject(system: Parts, path: str) -> Subject:
-    (module, *others) = modules_of(system, path)
-    if others or not isinstance(module, Subject):
-        known = sorted(name for name, inside in system.named_modules() if isinstance(inside, Subject))
-        raise ValueError(
-            f"trains={path} cannot be trained by itself: it answers no batch (models/subject.py); there are {known}"
-        )
-    return module
-
-
-def _reached(system: Parts, parts: Sequence[str]) -> set[nn.Parameter]:
-    return {p for part in parts for module in modules_of(system, part) for p in module.parameters()}

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -54,6 +55,11 @@ def modules_of(system: nn.Module, part: str) -> list[nn.Module]:
     return found
 
 
+def reached(system: nn.Module, parts: Collection[str]) -> set[nn.Parameter]:
+    """All parameters of some parts, which may have none."""
+    return {p for part in parts for module in modules_of(system, part) for p in module.parameters()}
+
+
 def parameters_of(system: nn.Module, parts: Collection[str]) -> set[nn.Parameter]:
     """All parameters of some parts.
 
@@ -62,7 +68,7 @@ def parameters_of(system: nn.Module, parts: Collection[str]) -> set[nn.Parameter
     """
     found: set[nn.Parameter] = set()
     for part in parts:
-        own = {p for module in modules_of(system, part) for p in module.parameters()}
+        own = reached(system, [part])
         if not own:
             raise ValueError(f"part {part!r} has no parameters to train")
         found |= own
@@ -83,6 +89,19 @@ def freeze_all_but(system: nn.Module, parts: Collection[str]) -> set[nn.Paramete
         raise ValueError("the stage trains nothing: name at least one part in `trainable`")
     let_move(system, trainable)
     return trainable
+
+
+def setting(codec: Codec, path: str) -> Any:
+    """The value of a codec's attribute, or of one inside it, that a stage's ``settings`` name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    owner, _, key = path.rpartition(".")
+    inside = dict(codec.named_modules()).get(owner)
+    if not hasattr(inside, key):
+        raise ValueError(f"settings: this codec has no {path!r}")
+    return getattr(inside, key)
 
 
 def let_move(system: nn.Module, parameters: Collection[nn.Parameter]) -> None:

@@ -15,9 +15,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from evaluation.results import Row, git_commit, make_row, table
 from lightning_modules.checkpoints import StageCheckpoints, metrics_of, save_whole, state_to_go_on_from
 from lightning_modules.compression import CompressionSystem
-from lightning_modules.experiment import Experiment, setting
+from lightning_modules.experiment import Experiment
 from lightning_modules.init_from import load_into
-from lightning_modules.parts import fingerprint, frozen_state
+from lightning_modules.parts import fingerprint, frozen_state, setting
 from models.codecs.base import Codec
 from models.codecs.read_through import ReadThrough
 

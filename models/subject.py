@@ -18,6 +18,7 @@ class Subject(nn.Module):
 
     Attributes:
         codes: there are real bytes to judge it by (``compress``, ``decompress``); else its own measures must do.
+        trained: its weights were loaded when it was made: it may be read from before any stage trains it.
         reconstructs: its pictures are meant to be those it was asked about; a generator's are its own.
         gives: what its answers hold: any of ``"bits"``, ``"pixels"``, ``"extras.<name>"``; latents go without saying.
         layers: what a bitstream consists of, in order.
@@ -29,6 +30,7 @@ class Subject(nn.Module):
     """
 
     codes: bool = False
+    trained: bool = False
     reconstructs: bool = True
     gives: tuple[str, ...] = ("pixels",)
     layers: tuple[Layer, ...] = (Layer("base"),)

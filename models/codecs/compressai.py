@@ -83,6 +83,7 @@ class CompressAICodec(Codec):
             )
         if weights is not None:
             load_compressai(self.model, weights)
+            self.trained = True
         self.quantise = quantise
         self.walk = Walk(rounding)
         latent_stride, channels = self._measure()

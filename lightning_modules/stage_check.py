@@ -1,0 +1,141 @@
+"""What can be known to be wrong with a stage before anything trains."""
+
+from collections.abc import Collection
+
+import torch
+from torch import nn
+
+from lightning_modules.init_from import read_weights
+from lightning_modules.parts import Parts, modules_of, parameters_of, reached, setting
+from lightning_modules.stages import Stage
+from lightning_modules.updates import Update
+from losses.objective import Objective
+from losses.schedules import value_at
+from models.subject import Subject
+
+
+def check_stage(
+    system: Parts, stage: Stage, ready: Collection[str], touched: Collection[nn.Parameter]
+) -> None:
+    """Hold a stage against the parts it works on.
+
+    Args:
+        system: all parts.
+        stage: whose subject, updates, settings and beginnings are looked at.
+        ready: tasks that are trained by the end of the stage, or came trained.
+        touched: weights that were trained or loaded by then: nothing is learned from, or through, what is random.
+
+    Raises:
+        ValueError: the first thing that is wrong: what, where, and what to do.
+    """
+    subject = _subject(system, stage.trains)
+    own = set(subject.parameters())
+    if own and not subject.trained and not own & set(touched):
+        raise ValueError(
+            f"the {stage.trains} is frozen, and nothing trained it before: its weights are random. Put a stage "
+            f"before this one that trains it, or give init_from={{{stage.trains}: CHECKPOINT}}"
+        )
+    taken: dict[str, set[nn.Parameter]] = {}
+    for name, update in stage.updates.items():
+        moving = parameters_of(system, update.trainable)
+        if not moving:
+            raise ValueError("the stage trains nothing: name at least one part in `trainable`")
+        _check_optimiser(system, update)
+        _check_tasks(system, stage, update.objective, subject, moving, ready)
+        _check_terms(system, stage, update.objective, subject, touched)
+        _check_reach(system, stage, update, subject, moving)
+        for other, parameters in taken.items():
+            if parameters & moving and not (update.shares or stage.updates[other].shares):
+                raise ValueError(
+                    f"the updates {other!r} and {name!r} train the same weights: take them out of one's "
+                    "`trainable`, or say that it is meant by shares=true"
+                )
+        taken[name] = moving
+    for path in stage.settings:
+        setting(system.codec, path)
+    for part, source in stage.init_from.items():
+        read_weights(system, part, source)
+
+
+def _subject(system: Parts, path: str) -> Subject:
+    (module, *others) = modules_of(system, path)
+    if others or not isinstance(module, Subject):
+        known = sorted(name for name, inside in system.named_modules() if isinstance(inside, Subject))
+        raise ValueError(
+            f"trains={path} cannot be trained by itself: it answers no batch (models/subject.py); there are {known}"
+        )
+    return module
+
+
+def _check_optimiser(system: Parts, update: Update) -> None:
+    parameters_of(system, update.lr_scales)
+    try:
+        update.optimiser([{"params": [nn.Parameter(torch.zeros(1))]}])
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"optimiser: {error}") from error
+
+
+def _check_tasks(
+    system: Parts,
+    stage: Stage,
+    objective: Objective,
+    subject: Subject,
+    moving: set[nn.Parameter],
+    ready: Collection[str],
+) -> None:
+    if unknown := set(objective.tasks) - set(system.tasks):
+        raise ValueError(f"its objective names the tasks {sorted(unknown)}; there are {sorted(system.tasks)}")
+    if early := sorted(set(objective.tasks) - set(ready)):
+        raise ValueError(f"its objective names the tasks {early}, which train only in a later stage")
+    for name in objective.tasks:
+        reads = system.tasks[name].reads
+        if not subject.serves(reads, system.codec):
+            raise ValueError(
+                f"its objective names the task {name!r}, which reads {list(reads)}: {stage.trains} does not give "
+                f"that as the codec does; it gives {sorted(subject.readable)}"
+            )
+    for name, task in system.tasks.items():
+        if name not in objective.tasks and any(p in moving for p in task.parameters()):
+            raise ValueError(f"it trains task {name!r}, which has no weight in its objective")
+
+
+def _check_terms(
+    system: Parts,
+    stage: Stage,
+    objective: Objective,
+    subject: Subject,
+    touched: Collection[nn.Parameter],
+) -> None:
+    given = {*subject.gives, *subject.readable}
+    for name, term in objective.named_terms():
+        if lacking := sorted(set(term.reads) - given):
+            raise ValueError(
+                f"its objective's {name} reads {lacking}, which {stage.trains} does not give; it gives "
+                f"{sorted(given)}"
+            )
+        for path in term.uses:
+            own = reached(system, [path])
+            if own and not own & set(touched):
+                raise ValueError(f"{name} uses {path}, which nothing trained before: its weights are random")
+    for name, scalar in objective.scalars.items():
+        try:
+            value_at(scalar, 0.0, subject.rates[0] if subject.rates else None)
+        except ValueError as error:
+            raise ValueError(f"its objective's {name}: {error}") from error
+
+
+def _check_reach(
+    system: Parts, stage: Stage, update: Update, subject: Subject, moving: set[nn.Parameter]
+) -> None:
+    """Everything that moves gets a gradient, and what the bits depend on pays for them."""
+    own, objective = set(subject.parameters()), update.objective
+    tasks = {p for task in system.tasks.values() for p in task.parameters()}
+    used = reached(system, [path for _, term in objective.named_terms() for path in term.uses])
+    if moving - own - tasks - used:
+        raise ValueError(
+            f"it trains {list(update.trainable)}, but neither {stage.trains} nor its objective's terms and tasks "
+            "hold all of that: some of it would get no gradient"
+        )
+    free = {p for name in subject.decoder for p in subject.get_submodule(name).parameters()}
+    if "bits" in subject.gives and objective.rate is None and moving & own - free:
+        raise ValueError(f"it trains the {stage.trains}, but its objective has no rate: bits would be free")
