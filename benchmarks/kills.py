@@ -2,8 +2,8 @@
 
 python -m benchmarks.kills [--kills 20] [--processes 1] [--seed 0] [--folder DIR]
 
-One run is left alone. Another is killed at a moment drawn at random, from its first second to its last, gone on with by
-``resume=``, killed again, and so on until it is finished; then the next, until there were that many kills. The runs
+One run is left alone. Another is killed at a moment drawn at random, between when it begins to write and its end, gone
+on with by ``resume=``, killed again, and so on until it is finished; then the next, until there were that many kills. The runs
 have two tasks, dropout, averaged weights, and TensorBoard beside metrics.csv. Every finished run must hold the same
 weights, bit by bit, and the same metrics.csv. About a quarter of a minute a kill on two CPU cores.
 """
@@ -36,6 +36,7 @@ SMALL = (
     "baselines={jpeg: {rates: [20]}}",
     "+tasks.identity.head.backbone_args={drop_rate: 0.2}",
     *(f"schedule.{stage}.num_batches=30" for stage in ("pretrain", "heads", "joint")),
+    "+schedule.joint.accumulate=3",
     *(f"+schedule.{stage}.checkpoint_every=4" for stage in ("pretrain", "heads", "joint")),
 )
 TRAINERS = {1: "cpu", 2: "ddp_cpu"}
@@ -64,16 +65,16 @@ def measure(kills: int, folder: Path, *, processes: int = 1, seed: int = 0) -> I
     """A row for each kill, and one for each run that was finished after some."""
     moments = random.Random(seed)
     whole = folder / "whole"
-    begin = time.perf_counter()
+    begin = time.time()
     if start(whole, folder / "whole.log", processes).wait():
         raise RuntimeError(f"the run that is left alone failed: {(folder / 'whole.log').read_text()[-2000:]}")
-    total = time.perf_counter() - begin
+    total, startup = time.time() - begin, (whole / "config.yaml").stat().st_mtime - begin
     number, done, own = 0, 0, 0
     while done < kills or own:
         run, log = folder / f"run-{number}", folder / f"run-{number}.log"
         process = start(run, log, processes)
         # The last kills done, the run may finish.
-        patience = moments.uniform(0.5, total) if done < kills else None
+        patience = moments.uniform(0.8 * startup, total) if done < kills else None
         try:
             status = process.wait(patience)
         except subprocess.TimeoutExpired:

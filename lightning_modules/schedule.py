@@ -18,6 +18,7 @@ from lightning_modules.compression import CompressionSystem
 from lightning_modules.experiment import Experiment
 from lightning_modules.init_from import load_into
 from lightning_modules.parts import fingerprint, frozen_state, setting
+from models.checkpoint import safely_loaded
 from models.codecs.base import Codec
 from models.codecs.read_through import ReadThrough
 
@@ -43,13 +44,12 @@ def run(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
             config=experiment.config,
         )
         system.stage_title = f"{number + 1}/{len(experiment.stages)} {name}"
-        state = state_to_go_on_from(folder / "checkpoints" / "last.ckpt")
         if (folder / "stage.json").is_file():
-            system.load_state_dict(state["state_dict"])
+            system.load_state_dict(safely_loaded(folder / "checkpoints" / "last.ckpt")["state_dict"])
             records.append(json.loads((folder / "stage.json").read_text()))
             rank_zero_only(print)(f"stage {number + 1} {name!r} is finished already: loaded {folder}")
         else:
-            records.append(_run_stage(experiment, number, name, system, folder, state))
+            records.append(_run_stage(experiment, number, name, system, folder))
         first_step += stage.num_batches
     rows = [row for record in records for row in record.pop("test")]
     rows += _test_baselines(experiment, run_dir, first_step)
@@ -68,20 +68,15 @@ def run(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
 
 
 def _run_stage(
-    experiment: Experiment,
-    number: int,
-    name: str,
-    system: CompressionSystem,
-    folder: Path,
-    state: dict[str, Any] | None,
+    experiment: Experiment, number: int, name: str, system: CompressionSystem, folder: Path
 ) -> dict[str, Any]:
     """Train what is left of a stage, test it, and write down that it is finished."""
     stage, seed = system.stage, _stage_seed(experiment.seed, number)
+    state = state_to_go_on_from(folder / "checkpoints" / "last.ckpt")
     start = 0 if state is None else state["batches_done"]
     if state is not None:
-        rank_zero_only(print)(
-            f"stage {number + 1} {name!r} goes on after batch {start} of {stage.num_batches}"
-        )
+        where = f"goes on after batch {start} of {stage.num_batches}"
+        rank_zero_only(print)(f"stage {number + 1} {name!r} {where}")
     for logger in experiment.loggers:
         # What a killed run logged after that state will be logged again.
         getattr(logger, "rewind", lambda step, tested: None)(
@@ -90,13 +85,13 @@ def _run_stage(
     for part, source in stage.init_from.items():
         load_into(system, part, source)
     data = (stage.data or experiment.data).for_stage(num_batches=stage.num_batches, seed=seed, start=start)
-    with _settings(experiment.codec, stage.settings):
-        if start < stage.num_batches:
-            facts = _train(experiment, name, system, data, folder, resumed=state is not None)
-        else:
-            facts, system.batches_done = state["stage"], start
-            system.load_state_dict(state["state_dict"])
-    del state
+    if start == stage.num_batches:
+        facts, system.batches_done = state["stage"], start
+        system.load_state_dict(state["state_dict"])
+    else:
+        resumed, state = state is not None, None  # Lightning reads it again: the memory is needed
+        with _settings(experiment.codec, stage.settings):
+            facts = _train(experiment, name, system, data, folder, resumed=resumed)
     trainer = experiment.trainer(folder, callbacks=experiment.make_callbacks())
     record = {
         "name": name,
