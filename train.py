@@ -36,6 +36,7 @@ from launch.command import MISTAKES, run_main
 from launch.config_check import check_components
 from launch.errors import SHOW_ALL, UserError, fail, one_line
 from launch.run_folder import check_run_dir, differences, moved, point_name
+from lightning_modules.checkpoints import UnusableState
 from lightning_modules.experiment import Experiment
 from lightning_modules.schedule import run
 from lightning_modules.stages import Stage
@@ -204,7 +205,7 @@ def main(cfg: DictConfig) -> None:
                 sys.exit(status)
         else:
             train(cfg, run_dir)
-    except (UserError, OmegaConfBaseException) as error:
+    except (UserError, UnusableState, OmegaConfBaseException) as error:
         fail(error, 2)
     except (DataError, TooManyUnreadable, FloatingPointError) as error:
         fail(error, 1, f" What was written before is in {run_dir}.")

@@ -3,9 +3,10 @@
 python -m benchmarks.kills [--kills 20] [--processes 1] [--seed 0] [--folder DIR]
 
 One run is left alone. Another is killed at a moment drawn at random, between when it begins to write and its end, gone
-on with by ``resume=``, killed again, and so on until it is finished; then the next, until there were that many kills. The runs
-have two tasks, dropout, averaged weights, and TensorBoard beside metrics.csv. Every finished run must hold the same
-weights, bit by bit, and the same metrics.csv. About a quarter of a minute a kill on two CPU cores.
+on with by ``resume=``, killed again, and so on until it is finished; then the next, until there were that many kills.
+The runs have two tasks, dropout, averaged weights, accumulated gradients, and TensorBoard beside metrics.csv. Every
+finished run must hold the same weights, bit by bit, and the same metrics.csv. About a quarter of a minute a kill on two
+CPU cores.
 """
 
 import argparse

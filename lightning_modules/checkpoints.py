@@ -129,18 +129,27 @@ def save_whole(trainer: Trainer, path: Path) -> None:
     trainer.strategy.barrier()
 
 
-def state_to_go_on_from(path: Path) -> dict[str, Any] | None:
-    """What a stage's ``last.ckpt`` holds, or ``None`` where there is none yet.
+class UnusableState(ValueError):
+    """A run folder's checkpoint cannot be gone on from; the message says what to do."""
+
+
+def state_to_go_on_from(folder: Path) -> dict[str, Any] | None:
+    """What a stage's ``last.ckpt`` holds, or ``None`` where the stage has not come so far.
+
+    Args:
+        folder: of the stage.
 
     Raises:
-        ValueError: it is there and cannot be read.
+        UnusableState: it is damaged or of an earlier version, or gone although the stage is finished.
     """
-    if not path.is_file():
+    path, finished = folder / "checkpoints" / "last.ckpt", (folder / "stage.json").is_file()
+    if not path.is_file() and not finished:
         return None
-    state = safely_loaded(path)
-    if not isinstance(state, dict) or "batches_done" not in state:
-        raise ValueError(
-            f"{path} was written by an earlier version, which could not go on inside a stage: remove it to take the "
-            "stage again"
-        )
+    again = f"to take the stage again, remove {folder}"
+    try:
+        state = safely_loaded(path)
+    except ValueError as error:
+        raise UnusableState(f"{error}; {again}") from error
+    if not isinstance(state, dict) or not {"batches_done", "stage", "state_dict"} <= state.keys():
+        raise UnusableState(f"{path} was written by an earlier version or by another program; {again}")
     return state

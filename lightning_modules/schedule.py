@@ -18,7 +18,6 @@ from lightning_modules.compression import CompressionSystem
 from lightning_modules.experiment import Experiment
 from lightning_modules.init_from import load_into
 from lightning_modules.parts import fingerprint, frozen_state, setting
-from models.checkpoint import safely_loaded
 from models.codecs.base import Codec
 from models.codecs.read_through import ReadThrough
 
@@ -45,7 +44,7 @@ def run(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
         )
         system.stage_title = f"{number + 1}/{len(experiment.stages)} {name}"
         if (folder / "stage.json").is_file():
-            system.load_state_dict(safely_loaded(folder / "checkpoints" / "last.ckpt")["state_dict"])
+            system.load_state_dict(state_to_go_on_from(folder)["state_dict"])
             records.append(json.loads((folder / "stage.json").read_text()))
             rank_zero_only(print)(f"stage {number + 1} {name!r} is finished already: loaded {folder}")
         else:
@@ -72,7 +71,7 @@ def _run_stage(
 ) -> dict[str, Any]:
     """Train what is left of a stage, test it, and write down that it is finished."""
     stage, seed = system.stage, _stage_seed(experiment.seed, number)
-    state = state_to_go_on_from(folder / "checkpoints" / "last.ckpt")
+    state = state_to_go_on_from(folder)
     start = 0 if state is None else state["batches_done"]
     if state is not None:
         where = f"goes on after batch {start} of {stage.num_batches}"

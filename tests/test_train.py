@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -297,6 +298,28 @@ def test_rows_after_a_checkpoint_are_dropped(tmp_path: Path) -> None:
     # The test at the stage's end is taken again: its rows go, those of steps before stay.
     RunCSV(file).rewind(3, tested=False)
     assert file.read_text().split() == ["step,a,test/b", "1,0.5,", "3,2,"]
+
+
+def test_a_state_that_cannot_be_gone_on_from_is_told(run: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(run, tmp_path / "broken"))
+    (broken / "summary.json").unlink()
+    last, finished = broken / "stages/03-joint/checkpoints/last.ckpt", broken / "stages/03-joint/stage.json"
+    whole = last.read_bytes()
+    for content, damage in (
+        (whole[:2000], "is no checkpoint that can be loaded safely"),
+        (None, "there is no checkpoint"),
+    ):
+        last.unlink() if content is None else last.write_bytes(content)
+        result = command(f"resume={broken}")
+        assert result.status == 2
+        assert damage in result.stderr
+        assert f"to take the stage again, remove {broken / 'stages/03-joint'}" in result.stderr
+        assert result.stderr.count("error") == 1
+    # Where the stage is not finished, one without a state begins anew.
+    finished.unlink()
+    assert command(f"resume={broken}").status == 0
+    assert_same_weights(run, broken, "03-joint")
+    assert rows_of(broken) == rows_of(run)
 
 
 # -- repeating and learning --------------------------------------------------------------------------------------
