@@ -85,6 +85,6 @@ class StageProgress(ProgressBar):
         parts = [f"{name} {value:.{digits.get(name, 3)}f}" for name, value in values.items()]
         for name, task in pl_module.tasks.items():
             value = trainer.callback_metrics.get(f"val/{name}/{task.monitor}")
-            if value is not None and name in pl_module.ready:
+            if value is not None and name in pl_module.judged:
                 parts.append(f"{name} {task.monitor} {float(value):.3f}")
         return ", ".join(parts)

@@ -85,7 +85,7 @@ class Reconstructions(Callback):
                 data = codec.serialise(codec.compress(x, rate)[0])
                 # A decode may come back on the CPU; tasks read it where they are.
                 output, num_bytes = moved(codec.decompress([codec.parse(data)]), x.device), len(data)
-            tasks = {name: task for name, task in pl_module.tasks.items() if name in pl_module.ready}
+            tasks = {name: task for name, task in pl_module.tasks.items() if name in pl_module.judged}
             preds = {name: task.predict(output) for name, task in tasks.items()}
         original = to_uint8(x[0])
         decoded = None if output.x_hat is None else to_uint8(output.x_hat[0])

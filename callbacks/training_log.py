@@ -21,21 +21,24 @@ class TrainingLog(Callback):
             raise ValueError(f"every={every} must be at least 1")
         self.every = every
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}
+        self._batches = 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         for name, value in pl_module.latest.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach()
-        self._count += 1
-        if self._count == self.every or batch_idx + 1 == trainer.num_training_batches:
-            means = torch.stack([value.float() for value in self._sums.values()]) / self._count
+            self._counts[name] = self._counts.get(name, 0) + 1
+        self._batches += 1
+        if self._batches == self.every or batch_idx + 1 == trainer.num_training_batches:
+            # An update that takes every second step has half as many values.
+            means = torch.stack([value.float() / self._counts[name] for name, value in self._sums.items()])
             means = trainer.strategy.reduce(means, reduce_op="mean").tolist()
             values = {f"train/{name}": value for name, value in zip(self._sums, means, strict=True)}
             values |= _learning_rates(trainer, pl_module)
             pl_module.record(values)
-            self._sums, self._count = {}, 0
+            self._sums, self._counts, self._batches = {}, {}, 0
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -46,7 +49,8 @@ class TrainingLog(Callback):
             checkpoint["training_log"] = {
                 "sums": pl_module.all_gather(sums).reshape(trainer.world_size, -1),
                 "like": {name: value.new_zeros(()) for name, value in self._sums.items()},
-                "count": self._count,
+                "counts": dict(self._counts),
+                "batches": self._batches,
             }
 
     def on_load_checkpoint(
@@ -60,7 +64,7 @@ class TrainingLog(Callback):
         sums = log["sums"][trainer.global_rank] if same else log["sums"].mean(0)
         pairs = zip(log["like"].items(), sums, strict=True)
         self._sums = {name: value.to(like).to(pl_module.device) for (name, like), value in pairs}
-        self._count = log["count"]
+        self._counts, self._batches = dict(log["counts"]), log["batches"]
 
 
 def _learning_rates(trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:

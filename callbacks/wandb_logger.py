@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 
 class RunWandb(WandbLogger):
@@ -23,8 +24,11 @@ class RunWandb(WandbLogger):
         known = self._id_file.read_text().strip() if self._id_file.is_file() else secrets.token_hex(4)
         super().__init__(save_dir=save_dir, id=known, resume="allow", **arguments)
 
+    @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
         """The config, and the id for a restart: both once it is known that the run will begin."""
         super().log_hyperparams(params)
         self._id_file.parent.mkdir(parents=True, exist_ok=True)
-        self._id_file.write_text(str(self._id))
+        temporary = self._id_file.with_suffix(".tmp")
+        temporary.write_text(str(self._id))
+        temporary.replace(self._id_file)

@@ -27,7 +27,7 @@ def open_model(name: str, *, tasks: Collection[str] | None = ()) -> Pretrained:
     """
     if (config := CONFIGS / f"{name}.yaml").is_file() and re.fullmatch(r"\w+", name):
         codec = construct(yaml.safe_load(config.read_text())).eval()
-        if codec.learned:
+        if codec.learned and not codec.trained:
             raise ValueError(
                 f"{name} is a codec to train and has no weights: give a trained model, or one of {_names()}"
             )

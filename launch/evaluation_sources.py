@@ -142,7 +142,7 @@ def _standard(
 ) -> list[Point] | Skipped:
     settings = OmegaConf.to_container(OmegaConf.load(yaml), resolve=True)
     codec: Codec = construct(settings)
-    if codec.learned:
+    if codec.learned and not codec.trained:
         raise ValueError(f"codecs: {yaml.stem} is a learned codec, here untrained: give the folder of a run")
     try:
         codec.check_available()

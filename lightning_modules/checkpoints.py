@@ -1,5 +1,6 @@
 """Checkpoints of a stage: a state to go on from after any kill, and the best one."""
 
+import math
 import os
 import shutil
 import time
@@ -17,7 +18,8 @@ from models.checkpoint import safely_loaded
 class StageCheckpoints(Checkpoint):
     """Keeps ``last.ckpt``, to go on from, and ``best.ckpt``, by what the stage says is best.
 
-    The last state is written every ``checkpoint_every`` batches, after every validation, and when the system asks the
+    The last state is written every ``checkpoint_every`` batches and after every validation, or at the first step behind
+    them where gradients are accumulated, and when the system asks the
     run to stop (SIGTERM); whole or not at all, so that a kill while it is written leaves the one before. Lightning
     calls this callback after all others: what they logged for a batch is part of what the checkpoint stands for.
 
@@ -33,6 +35,7 @@ class StageCheckpoints(Checkpoint):
         self.folder, self.stage = folder, stage
         self.last = folder / "last.ckpt"
         self._best: float | None = None
+        self._due = False
         self._start, self._seconds_before = time.perf_counter(), 0.0
 
     @property
@@ -61,27 +64,25 @@ class StageCheckpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Between validations; one that is due after this batch leaves a state itself, with its figures."""
+        """Between validations; one that comes after this batch leaves a state itself, with its figures."""
         done = batch_idx + 1
-        if done % self.stage.checkpoint_every == 0 and done % self.stage.validate_every:
+        self._due |= done % self.stage.checkpoint_every == 0
+        if self._due and done % self.stage.validate_every:
             self._save(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last state, and the best if it is better."""
         if trainer.state.fn != "fit":
             return
-        better = self._is_better(trainer)
-        saved = self._save(trainer, pl_module)
-        if better and not saved:
-            save_whole(trainer, self.folder / "best.ckpt")
-        elif better and trainer.is_global_zero:
-            temporary = self.folder / "best.tmp"
-            temporary.unlink(missing_ok=True)
-            try:
-                os.link(self.last, temporary)
-            except OSError:  # a file system without links
-                shutil.copyfile(self.last, temporary)
-            temporary.replace(self.folder / "best.ckpt")
+        self._due = True
+        try:
+            better = self._is_better(trainer)
+        except ValueError:
+            self._save(trainer, pl_module)
+            raise
+        best = self.folder / "best.ckpt" if better else None
+        if not self._save(trainer, pl_module, best) and best is not None:
+            save_whole(trainer, best)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Asked to stop between two batches, nothing that was learned need be lost.
@@ -103,15 +104,19 @@ class StageCheckpoints(Checkpoint):
             )
         value = float(trainer.callback_metrics[key])
         less = self.stage.monitor_mode == "min"
-        if self._best is not None and (value >= self._best if less else value <= self._best):
+        if not math.isfinite(value):
+            return False
+        if self._best is not None and not (value < self._best if less else value > self._best):
             return False
         self._best = value
         return True
 
-    def _save(self, trainer: Trainer, pl_module: LightningModule) -> bool:
-        # In the middle of an accumulation there are gradients that no checkpoint holds.
-        if whole := self.stage.steps_after(pl_module.batches_done - 1):
-            save_whole(trainer, self.last)
+    def _save(self, trainer: Trainer, pl_module: LightningModule, best: Path | None = None) -> bool:
+        # In the middle of an accumulation there are gradients that no checkpoint holds: the next step leaves one.
+        whole = self.stage.steps_after(pl_module.batches_done - 1)
+        self._due = not whole
+        if whole:
+            save_whole(trainer, self.last, best)
         return whole
 
 
@@ -120,11 +125,25 @@ def metrics_of(trainer: Trainer) -> dict[str, float]:
     return {key: float(value) for key, value in trainer.callback_metrics.items()}
 
 
-def save_whole(trainer: Trainer, path: Path) -> None:
-    """A checkpoint of all that a fit is, written aside and moved: nobody ever finds half a file."""
+def save_whole(trainer: Trainer, path: Path, also: Path | None = None) -> None:
+    """A checkpoint of all that a fit is, written aside and moved: nobody ever finds half a file.
+
+    Args:
+        trainer: in a fit.
+        path: of the file.
+        also: another name for it, which it gets first: whoever goes on from ``path`` has had that done.
+    """
     temporary = path.with_suffix(".tmp")
     trainer.save_checkpoint(temporary)
     if trainer.is_global_zero:
+        if also is not None:
+            link = also.with_suffix(".link")
+            link.unlink(missing_ok=True)
+            try:
+                os.link(temporary, link)
+            except OSError:  # a file system without links
+                shutil.copyfile(temporary, link)
+            link.replace(also)
         temporary.replace(path)
     trainer.strategy.barrier()
 

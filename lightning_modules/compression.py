@@ -15,6 +15,7 @@ from evaluation.measures import Measures, psnr
 from lightning_modules.parts import freeze_all_but, modules_of, parameters_of, set_modes, titled
 from lightning_modules.stages import Stage
 from lightning_modules.turns import take_turns
+from lightning_modules.updates import log_names
 from models.codecs.base import Codec
 from models.entropy.noise import sample_keys
 from models.outputs import CodecOutput
@@ -34,7 +35,7 @@ class CompressionSystem(LightningModule):
         tasks: {name: Task}.
         stage: what trains; ``None`` for testing the codec alone.
         networks: {name: critics, generators, whatever else trains}.
-        ready: names of the tasks that can be judged: trained before, in this stage, or frozen all along.
+        ready: names of the tasks that are worth judging: trained before, in this stage, or frozen all along.
         seed: keys the training noise together with each sample's draw.
         first_step: batches that earlier stages took: all stages log on one axis.
         rate: native rate value for validation and test; ``None`` for the subject's middle or only one.
@@ -60,16 +61,13 @@ class CompressionSystem(LightningModule):
         self.config, self.stage_title = config, ""
         self.updates = {} if stage is None else dict(stage.updates)
         self.objectives = nn.ModuleDict({name: update.objective for name, update in self.updates.items()})
-        # Of what is ready, a subject that is not the codec may not serve everybody.
-        self.ready = {name for name in ready if self.subject.serves(tasks[name].reads, codec)}
-        prefixes = {name: f"{name}/" if len(self.updates) > 1 else "" for name in self.updates}
-        self.shown = {
-            name: {part: prefixes[name] + shown for part, shown in update.objective.log_names().items()}
-            for name, update in self.updates.items()
-        }
+        self.ready = set(ready)
+        # A subject that is not the codec may not serve everybody.
+        self.judged = [n for n in tasks if n in self.ready and self.subject.serves(tasks[n].reads, codec)]
+        self.shown = log_names(self.updates)
         measured = [log for names in self.shown.values() for log in names.values()]
-        judged = {name: task for name, task in tasks.items() if name in self.ready}
-        self.measures = Measures(judged, [layer.name for layer in self.subject.layers], measured)
+        layers = [layer.name for layer in self.subject.layers]
+        self.measures = Measures({name: tasks[name] for name in self.judged}, layers, measured)
         self.latest: dict[str, Tensor] = {}
         self.batches_done = 0
         self.automatic_optimization = len(self.updates) <= 1
@@ -159,7 +157,8 @@ class CompressionSystem(LightningModule):
         loss = parts["loss"] + self.subject.auxiliary_loss().to(parts["loss"])
         parts = {key: value.detach() for key, value in parts.items()}
         self.latest |= {shown: parts[key] for key, shown in self.shown[name].items()}
-        self._look_at(output, batch)
+        if position == 0:
+            self._look_at(output, batch)
         return {"loss": loss, "parts": parts}
 
     @torch.no_grad()
@@ -180,9 +179,10 @@ class CompressionSystem(LightningModule):
             return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
         return [optimiser for optimiser, _ in built], [schedule for _, schedule in built]
 
-    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
-        (update,) = self.updates.values()
-        update.clip_gradients(optimizer)
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        # Here, for scaled gradients (fp16) have just been unscaled, with one update or several.
+        position = [id(known) for known in self.trainer.optimizers].index(id(optimizer))
+        list(self.updates.values())[position].clip_gradients(optimizer)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class CompressionSystem(LightningModule):
             self.measures.add("bpp", output.bpp)
         if self.subject.reconstructs:
             self.measures.add_pictures(output, batch["image"])
-        outputs = {name: self.tasks[name](output, batch) for name in self.ready}
+        outputs = {name: self.tasks[name](output, batch) for name in self.judged}
         for name, found in outputs.items():
             task = self.tasks[name]
             self.measures.add_task(name, task.decide(found.preds, output.size), task.target_of(batch))

@@ -57,6 +57,12 @@ class Experiment:
         Raises:
             ValueError: a stage that trains nothing or the wrong thing, an unknown task, part or setting, or bad data.
         """
+        updates = {name for stage in self.stages.values() for name in stage.updates}
+        for kind, names in (("tasks", self.tasks), ("networks", self.networks), ("updates", updates)):
+            if wrong := sorted(
+                name for name in names if not name.isidentifier() or hasattr(nn.ModuleDict, name)
+            ):
+                raise ValueError(f"{kind}: {wrong} cannot be names: give them others")
         system = Parts(self.codec, self.tasks, self.networks)
         if not self.stages:
             raise ValueError("the schedule has no stages")
@@ -71,9 +77,17 @@ class Experiment:
         # A mistake in one of these shows now, not when the first stage, or the last, begins.
         self.make_callbacks()
         try:
-            world_size = self.trainer(Path(), logger=False).world_size
+            trainer = self.trainer(Path(), logger=False)
         except (ValueError, MisconfigurationException) as error:
             raise ValueError(f"trainer: {error}") from error
+        world_size = trainer.world_size
+        for name, stage in self.stages.items():
+            scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+            if scaled and stage.accumulate > 1 and len(stage.updates) > 1:
+                raise ValueError(
+                    f"stage {name!r}: accumulate={stage.accumulate} with several updates and trainer.precision="
+                    f"{trainer.precision}: gradients of different scales would be added; use bf16-mixed"
+                )
         for data in {
             id(d): d for d in (self.data, *(s.data for s in self.stages.values() if s.data))
         }.values():

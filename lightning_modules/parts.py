@@ -123,13 +123,18 @@ def set_modes(module: nn.Module, training: bool) -> None:
 
 
 def frozen_state(system: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Everything that must not move: parameters without gradient, and buffers of modules that are wholly frozen."""
+    """Everything that must not move: parameters without gradient, and buffers of modules that are wholly frozen.
+
+    A module without parameters (running means alone) is as frozen as the module around it, as in ``set_modes``.
+    """
+    moving: dict[str, bool] = {}
     for path, module in system.named_modules():
         if path.partition(".")[0] not in ROOTS:
             continue
-        moving = any(p.requires_grad for p in module.parameters())
+        flags = [p.requires_grad for p in module.parameters()]
+        moving[path] = any(flags) if flags else moving.get(path.rpartition(".")[0], False)
         own = [(n, p) for n, p in module.named_parameters(recurse=False) if not p.requires_grad]
-        own += [] if moving else list(module.named_buffers(recurse=False))
+        own += [] if moving[path] else list(module.named_buffers(recurse=False))
         yield from ((f"{path}.{name}", tensor) for name, tensor in own if not is_table(name))
 
 

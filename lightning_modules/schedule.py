@@ -94,6 +94,7 @@ def _run_stage(
     trainer = experiment.trainer(folder, callbacks=experiment.make_callbacks())
     record = {
         "name": name,
+        "trains": stage.trains,
         "num_batches": stage.num_batches,
         "seconds": facts["seconds"],
         "images_per_second": stage.num_batches * data.batch_size / facts["seconds"],

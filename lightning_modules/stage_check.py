@@ -5,10 +5,11 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
+from evaluation.measures import Measures
 from lightning_modules.init_from import read_weights
 from lightning_modules.parts import Parts, modules_of, parameters_of, reached, setting
 from lightning_modules.stages import Stage
-from lightning_modules.updates import Update
+from lightning_modules.updates import Update, log_names
 from losses.objective import Objective
 from losses.schedules import value_at
 from models.subject import Subject
@@ -35,6 +36,14 @@ def check_stage(
             f"the {stage.trains} is frozen, and nothing trained it before: its weights are random. Put a stage "
             f"before this one that trains it, or give init_from={{{stage.trains}: CHECKPOINT}}"
         )
+    for path, inside in subject.named_modules():
+        # A proxy, say: through it, everything else in the subject learns.
+        inner = set(inside.parameters()) if path and isinstance(inside, Subject) else set()
+        if inner and not inside.trained and not inner & set(touched):
+            raise ValueError(
+                f"{stage.trains}.{path} is frozen, and nothing trained it before: its weights are random. Put a stage "
+                "before this one that trains it, or load it by init_from"
+            )
     taken: dict[str, set[nn.Parameter]] = {}
     for name, update in stage.updates.items():
         moving = parameters_of(system, update.trainable)
@@ -44,6 +53,7 @@ def check_stage(
         _check_tasks(system, stage, update.objective, subject, moving, ready)
         _check_terms(system, stage, update.objective, subject, touched)
         _check_reach(system, stage, update, subject, moving)
+        _check_rate(stage, update, subject, moving)
         for other, parameters in taken.items():
             if parameters & moving and not (update.shares or stage.updates[other].shares):
                 raise ValueError(
@@ -51,6 +61,7 @@ def check_stage(
                     "`trainable`, or say that it is meant by shares=true"
                 )
         taken[name] = moving
+    _check_names(system, stage, subject)
     for path in stage.settings:
         setting(system.codec, path)
     for part, source in stage.init_from.items():
@@ -114,9 +125,13 @@ def _check_terms(
                 f"{sorted(given)}"
             )
         for path in term.uses:
-            own = reached(system, [path])
-            if own and not own & set(touched):
-                raise ValueError(f"{name} uses {path}, which nothing trained before: its weights are random")
+            if len(modules_of(system, path)) != 1:
+                raise ValueError(f"{name} uses {path}, which is several modules: name them one by one")
+            if _is_random(system, path, touched):
+                raise ValueError(
+                    f"{name} uses {path}, which nothing trained before: its weights are random. Train it, load it by "
+                    "init_from, or wrap what is fixed in models.frozen.Frozen"
+                )
     for name, scalar in objective.scalars.items():
         try:
             value_at(scalar, 0.0, subject.rates[0] if subject.rates else None)
@@ -127,7 +142,7 @@ def _check_terms(
 def _check_reach(
     system: Parts, stage: Stage, update: Update, subject: Subject, moving: set[nn.Parameter]
 ) -> None:
-    """Everything that moves gets a gradient, and what the bits depend on pays for them."""
+    """Everything that moves gets a gradient."""
     own, objective = set(subject.parameters()), update.objective
     tasks = {p for task in system.tasks.values() for p in task.parameters()}
     used = reached(system, [path for _, term in objective.named_terms() for path in term.uses])
@@ -136,6 +151,44 @@ def _check_reach(
             f"it trains {list(update.trainable)}, but neither {stage.trains} nor its objective's terms and tasks "
             "hold all of that: some of it would get no gradient"
         )
+
+
+def _check_rate(stage: Stage, update: Update, subject: Subject, moving: set[nn.Parameter]) -> None:
+    """What the bits depend on pays for them, in this update or in another of the stage."""
     free = {p for name in subject.decoder for p in subject.get_submodule(name).parameters()}
-    if "bits" in subject.gives and objective.rate is None and moving & own - free:
-        raise ValueError(f"it trains the {stage.trains}, but its objective has no rate: bits would be free")
+    paid = any(other.objective.rate is not None for other in stage.updates.values())
+    costs = "bits" in subject.gives and moving & set(subject.parameters()) - free
+    if costs and not paid and not update.free:
+        raise ValueError(
+            f"it trains the {stage.trains}, but its objective has no rate: bits would be free. Where that is meant, "
+            "say free=true in the update"
+        )
+
+
+def _check_names(system: Parts, stage: Stage, subject: Subject) -> None:
+    """No two values share a name in the logs, and what the monitor names is there."""
+    shown = [name for names in log_names(stage.updates).values() for name in names.values()]
+    measured = {*Measures.names} - {"loss"}
+    for name in shown:
+        if name in measured or shown.count(name) > 1:
+            raise ValueError(f"two values would be logged as {name!r}: call the term or the update otherwise")
+    known = {*shown, *Measures.names}
+    for name, task in system.tasks.items():
+        if subject.serves(task.reads, system.codec):
+            known |= {f"{name}/{key}" for key in task.metrics()}
+    if stage.monitor is not None and stage.monitor not in known:
+        raise ValueError(
+            f"monitor={stage.monitor!r} is not measured in this stage; there are {sorted(known)}"
+        )
+
+
+def _is_random(system: Parts, path: str, touched: Collection[nn.Parameter]) -> bool:
+    """Whether a part has weights that nobody trained or loaded; a task that no stage trains came trained."""
+    own = reached(system, [path])
+    parents = (system.get_submodule(path[:end]) for end in (*_dots(path), len(path)))
+    made_so = any(isinstance(module, Subject) and module.trained for module in parents)
+    return bool(own) and not own & set(touched) and not made_so and not path.startswith("tasks.")
+
+
+def _dots(path: str) -> list[int]:
+    return [position for position, letter in enumerate(path) if letter == "."]

@@ -63,6 +63,8 @@ class Stage:
                     f"update {name!r} is alone: every={only.every} would draw batches for nothing"
                 )
             self.monitor = self.monitor or "loss"
+        elif all(update.every > 1 for update in self.updates.values()):
+            raise ValueError("every update has `every` above 1: batches would be drawn for nothing")
         elif self.accumulate > 1 and any(update.shares for update in self.updates.values()):
             raise ValueError(
                 f"accumulate={self.accumulate}: updates that share weights would mix their gradients"

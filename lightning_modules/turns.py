@@ -1,6 +1,6 @@
 """Turns: several updates of one stage, each with its optimiser, step by step on every batch."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -9,13 +9,15 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from lightning_modules.parts import let_move
+from models.entropy.tables import is_table
 
 
 def take_turns(system: LightningModule, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any]:
     """Every update whose turn it is: its own answer from the subject, its gradients, and its step when one is due.
 
     In the order of the yaml, so a later update sees what an earlier one has just learned. What others train has no
-    gradient meanwhile, and costs none where it comes first (a critic looks at pictures without their graph).
+    gradient meanwhile, and costs none where it comes first (a critic looks at pictures without their graph). All that
+    the stage trains is in training mode all along: a critic's batch norm sees the pictures of the codec's turn too.
 
     Args:
         system: ``CompressionSystem``, whose ``losses`` give an update's.
@@ -41,23 +43,46 @@ def take_turns(system: LightningModule, batch: Mapping[str, Any], batch_idx: int
         parts |= {f"{name}/{part}": value for part, value in found["parts"].items()}
         if due:
             average_gradients(trainer, [p for p in system.parameters() if p.requires_grad])
-            if (scaler := getattr(trainer.precision_plugin, "scaler", None)) is not None:
-                scaler.unscale_(optimiser.optimizer)
-            update.clip_gradients(optimiser.optimizer)
             optimiser.step()
             optimiser.zero_grad()
     let_move(system, set().union(*system.moving.values()))
     system.batches_done = batch_idx + 1
-    for schedule in system.lr_schedulers():
+    share_buffers(trainer, system)
+    for schedule in system.lr_schedulers() if due else ():
         schedule.step()
     return {"loss": total, "parts": parts}
 
 
-def average_gradients(trainer: Trainer, parameters: Collection[nn.Parameter]) -> None:
-    """Over all ranks, in one exchange. As in DDP, all ranks must have gradients for the same weights."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if trainer.world_size == 1 or not gradients:
+def average_gradients(trainer: Trainer, parameters: Sequence[nn.Parameter]) -> None:
+    """Over all ranks, in one exchange. A weight that only some ranks used has a gradient on all of them afterwards."""
+    if trainer.world_size == 1:
         return
-    mean = trainer.strategy.reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
-    for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    used = torch.tensor([float(p.grad is not None) for p in parameters], device=gradients[0].device)
+    mean = trainer.strategy.reduce(torch.cat([*(g.flatten() for g in gradients), used]), reduce_op="mean")
+    *means, shares = mean.split([*(g.numel() for g in gradients), len(used)])
+    # Only where something is missing here does it matter, and cost a wait, whether others have it.
+    lacking = any(p.grad is None for p in parameters)
+    needed = shares.tolist() if lacking else [1.0] * len(parameters)
+    for parameter, part, share in zip(parameters, means, needed, strict=True):
+        if share:
+            parameter.grad = part.view_as(parameter).clone()
+
+
+def share_buffers(trainer: Trainer, system: LightningModule) -> None:
+    """Rank 0's running statistics to all others, as DDP does before a step that it averages itself."""
+    if trainer.world_size == 1:
+        return
+    buffers = [
+        buffer
+        for module in system.modules()
+        if module.training
+        for name, buffer in module.named_buffers(recurse=False)
+        if buffer.is_floating_point() and buffer.numel() and not is_table(name)
+    ]
+    if not buffers:
+        return
+    flat = torch.cat([buffer.flatten().double() for buffer in buffers])
+    torch.distributed.broadcast(flat, src=0)
+    for buffer, part in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))

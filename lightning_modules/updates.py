@@ -29,6 +29,8 @@ class Update:
         aux_lr: learning rate of the factorised priors' quantiles.
         every: it takes a step in one of so many of the stage's steps, the first of them included.
         shares: it may train what another update of its stage trains too.
+        free: it may train what the bits depend on although no update of its stage pays for them (warm-ups for
+            distortion alone).
 
     Raises:
         ValueError: ``every`` below 1.
@@ -43,6 +45,7 @@ class Update:
     aux_lr: float = 1e-3
     every: int = 1
     shares: bool = False
+    free: bool = False
 
     def __post_init__(self) -> None:
         self.lr_scales = self.lr_scales or {}
@@ -83,3 +86,14 @@ class Update:
         if self.clip is not None:
             clipped = [p for group in optimiser.param_groups if group["clipped"] for p in group["params"]]
             nn.utils.clip_grad_norm_(clipped, self.clip)
+
+
+def log_names(updates: Mapping[str, Update]) -> dict[str, dict[str, str]]:
+    """{update: {part of its objective: its name in logs}}; several updates' names begin with the update's."""
+    return {
+        name: {
+            part: f"{name}/{shown}" if len(updates) > 1 else shown
+            for part, shown in update.objective.log_names().items()
+        }
+        for name, update in updates.items()
+    }

@@ -50,7 +50,8 @@ class CodecOutput:
     Attributes:
         size: (H, W) of the original image. Padding goes to the right and the bottom, so position (0, 0) of
             every latent map is the image's own top-left corner, and a map may reach beyond the image.
-        x_hat: decoded image (B, 3, H, W), RGB in [0, 1] (with overshoot in training); ``None`` where not asked for.
+        x_hat: decoded image (B, 3, H, W), RGB in [0, 1] (with overshoot where there is training noise);
+            ``None`` where not asked for.
         bits: code length of each image by layer, {layer: (B,)}. Estimated in ``forward`` (differentiable in
             training), 8 x bytes in ``decompress``. The rate term of every objective reads this alone.
         latents: what a decoder has, {name: tensor}: rounded values, with a straight-through gradient in training.

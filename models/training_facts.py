@@ -36,11 +36,11 @@ def own_results(config: Mapping[str, Any], checkpoint: Path) -> list[dict[str, A
 
     Returns:
         A row for each rate of the model, then the baselines'; none for a checkpoint that was not tested: only the last
-        one of a finished stage is.
+        one of a finished stage is, and not where that stage tested another subject than the codec.
     """
     number = stage_number(checkpoint)
     record = _json(checkpoint.parents[1] / "stage.json") if number and checkpoint.stem == "last" else {}
-    if not record.get("test"):
+    if not record.get("test") or record["trains"] != "codec":
         return []
     stages = set(config.get("schedule") or {})
     rows = _json(checkpoint.parents[3] / "summary.json").get("test", {}).get("rows", [])

@@ -198,6 +198,27 @@ def test_in_use_analyze_tells_what_any_task_says(
             ["experiment=double_adversarial", "+trainer.accumulate_grad_batches=2"],
             r"accumulate_grad_batches.*decided by stages",
         ),
+        (
+            ["experiment=double_filtered", "~schedule.proxy"],
+            r"stage 'filter': codec.proxy is frozen, and nothing trained it before",
+        ),
+        (
+            ["experiment=double_filtered", "schedule.filter.updates.main.objective.rate=null"],
+            r"stage 'filter'.*bits would be free.*free=true",
+        ),
+        (
+            ["experiment=double_filtered",
+             "+schedule.filter.updates.main.objective.terms.psnr={_target_: losses.strength.Strength}"],
+            r"two values would be logged as 'psnr'",
+        ),
+        (
+            ["experiment=double_generator", "+schedule.paint.monitor=psrn"],
+            r"monitor='psrn' is not measured in this stage; there are .*'psnr'",
+        ),
+        (
+            ["experiment=double_generator", "+networks.train=${networks.painter}"],
+            r"networks: \['train'\] cannot be names",
+        ),
         (["experiment=double_any_rate", "codec=mean_scale_tiny"], r"depends on the rate.*only one rate"),
     ],
 )  # fmt: skip

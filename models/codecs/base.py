@@ -105,7 +105,7 @@ class Codec(Subject):
         if keys is None and self.training:
             keys = torch.randint(1 << 32, (len(x),)).to(x.device)
         output = self._forward(pad_to_stride(x, self.stride), rate, keys)
-        return self._cropped(output, tuple(x.shape[-2:]), rate)
+        return self._cropped(output, tuple(x.shape[-2:]), rate, clamp=keys is None)
 
     def answer(self, batch: Mapping[str, Any], rate: float | None, keys: Tensor) -> CodecOutput:
         """``forward`` of the batch's images: with noise in training mode, else as they would be coded."""
@@ -266,8 +266,6 @@ class Codec(Subject):
         self._model_id = None
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    # -- private ---------------------------------------------------------------------------------------------------
-
     def _slow_down(self) -> None:
         for module, handles in self._accelerated:
             fast.slow_down(module, handles)
@@ -288,9 +286,11 @@ class Codec(Subject):
         # As a file stores it: encoder and decoder must not differ in its last bits.
         return torch.tensor(rate, dtype=torch.float32).item()
 
-    def _cropped(self, output: CodecOutput, size: tuple[int, int], rate: float | None) -> CodecOutput:
+    def _cropped(
+        self, output: CodecOutput, size: tuple[int, int], rate: float | None, *, clamp: bool = True
+    ) -> CodecOutput:
         def view(x: Tensor) -> Tensor:
-            return crop(x if self.training else x.clamp(0, 1), size)
+            return crop(x.clamp(0, 1) if clamp else x, size)
 
         output.size, output.rate = size, rate
         output.pixels_by_layer = {name: view(x) for name, x in output.pixels_by_layer.items()}

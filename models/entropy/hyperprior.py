@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from models.entropy.conditional import GaussianCodec, fine_gaussian
 from models.entropy.latent_codec import LatentCodec, LatentOutput, Shape
+from models.entropy.noise import salt_of
 from models.entropy.stream import Stream
 
 
@@ -23,6 +24,8 @@ class Hyperprior(GaussianCodec):
         h_s: hyper-synthesis, z_hat and whatever the latent codec is given -> (B, 2 M, h, w): scales, then means.
         hyper: latent codec of z.
         stride: latent positions of y for each of z, along each side.
+        name: key of y's likelihoods, and what tells its noise apart from its siblings'; two in one codec need two, and
+            so do their ``hyper``.
 
     Reference: Minnen et al., Joint Autoregressive and Hierarchical Priors for Learned Image Compression, NeurIPS 2018,
     https://arxiv.org/abs/1809.02736, without the autoregressive part.
@@ -31,8 +34,12 @@ class Hyperprior(GaussianCodec):
     that estimates are of what is really coded.
     """
 
-    def __init__(self, h_a: nn.Module, h_s: nn.Module, hyper: LatentCodec, *, stride: int = 4):
+    def __init__(
+        self, h_a: nn.Module, h_s: nn.Module, hyper: LatentCodec, *, stride: int = 4, name: str = "y"
+    ):
         super().__init__()
+        # The noise of the only one stays what it was before there could be several.
+        self.name, self.salt = name, 0 if name == "y" else salt_of(name)
         self.h_a, self.h_s, self.hyper, self.stride = h_a, h_s, hyper, stride
         self.gaussian_conditional = fine_gaussian()
 
