@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_modules.stages import Stage
 from models.checkpoint import safely_loaded
+
+DECIDES_NOTHING = ("data", "init_from", "checkpoint_every", "num_validations", "monitor", "monitor_mode")
+"""Keys of a stage that may change while it is under way."""
 
 
 class StageCheckpoints(Checkpoint):
@@ -152,14 +156,16 @@ class UnusableState(ValueError):
     """A run folder's checkpoint cannot be gone on from; the message says what to do."""
 
 
-def state_to_go_on_from(folder: Path) -> dict[str, Any] | None:
+def state_to_go_on_from(folder: Path, name: str, config: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """What a stage's ``last.ckpt`` holds, or ``None`` where the stage has not come so far.
 
     Args:
         folder: of the stage.
+        name: of the stage.
+        config: of the run, plain: what made the state must still be what it says.
 
     Raises:
-        UnusableState: it is damaged or of an earlier version, or gone although the stage is finished.
+        UnusableState: it is damaged, of another version or another config, or gone although the stage is finished.
     """
     path, finished = folder / "checkpoints" / "last.ckpt", (folder / "stage.json").is_file()
     if not path.is_file() and not finished:
@@ -171,4 +177,31 @@ def state_to_go_on_from(folder: Path) -> dict[str, Any] | None:
         raise UnusableState(f"{error}; {again}") from error
     if not isinstance(state, dict) or not {"batches_done", "stage", "state_dict"} <= state.keys():
         raise UnusableState(f"{path} was written by an earlier version or by another program; {again}")
+    before, now = (dict(_leaves(_decisive(c, name))) for c in (state["config"], config))
+    if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
+        key = changed[0]
+        raise UnusableState(
+            f"{path} was made with another config: {key} was {before.get(key)!r} and is {now.get(key)!r}. Give the old "
+            f"value back, or, {again}"
+        )
     return state
+
+
+def _decisive(config: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+    """What a stage's weights, optimisers and schedules depend on: not where its data lies, nor who watches."""
+    config = config or {}
+    stage = {
+        k: v for k, v in (config.get("schedule") or {}).get(name, {}).items() if k not in DECIDES_NOTHING
+    }
+    return {
+        **{key: config.get(key) for key in ("seed", "codec", "tasks", "networks")},
+        f"schedule.{name}": stage,
+    }
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif node not in (None, {}):
+        yield path, node

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -73,6 +74,15 @@ class Experiment:
                 check_stage(system, stage, self.ready_tasks(number), touched)
             except ValueError as error:
                 raise ValueError(f"stage {name!r}: {error}") from error
+        for name, task in self.tasks.items():
+            used = any(
+                name in u.objective.tasks for stage in self.stages.values() for u in stage.updates.values()
+            )
+            if used and not touched & set(task.parameters()):
+                rank_zero_warn(
+                    f"task {name!r} is frozen, and no stage trains or loads it: unless its head came trained "
+                    f"(pretrained, weights), others will learn from noise. Give init_from={{tasks.{name}: CHECKPOINT}}"
+                )
         self._check_baselines()
         # A mistake in one of these shows now, not when the first stage, or the last, begins.
         self.make_callbacks()

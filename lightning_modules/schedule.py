@@ -44,12 +44,15 @@ def run(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
         )
         system.stage_title = f"{number + 1}/{len(experiment.stages)} {name}"
         if (folder / "stage.json").is_file():
-            system.load_state_dict(state_to_go_on_from(folder)["state_dict"])
+            state = state_to_go_on_from(folder, name, experiment.config)
+            system.load_state_dict(state["state_dict"])
             records.append(json.loads((folder / "stage.json").read_text()))
             rank_zero_only(print)(f"stage {number + 1} {name!r} is finished already: loaded {folder}")
         else:
             records.append(_run_stage(experiment, number, name, system, folder))
         first_step += stage.num_batches
+    # Who reads a run as a whole needs no stage's subject: its rows go by the stage's name.
+    records = [{key: value for key, value in record.items() if key != "trains"} for record in records]
     rows = [row for record in records for row in record.pop("test")]
     rows += _test_baselines(experiment, run_dir, first_step)
     summary = {
@@ -62,7 +65,12 @@ def run(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
     }
     _write_json(run_dir / "summary.json", summary)
     monitors = {name: task.monitor for name, task in experiment.tasks.items()}
-    rank_zero_only(print)(f"\nTest split, real bytes:\n{table(rows, monitors)}\n\n{run_dir / 'summary.json'}")
+    tested = (
+        f"Test split, real bytes:\n{table(rows, monitors)}"
+        if rows
+        else "Nothing codes: see the stages' metrics"
+    )
+    rank_zero_only(print)(f"\n{tested}\n\n{run_dir / 'summary.json'}")
     return summary
 
 
@@ -71,7 +79,7 @@ def _run_stage(
 ) -> dict[str, Any]:
     """Train what is left of a stage, test it, and write down that it is finished."""
     stage, seed = system.stage, _stage_seed(experiment.seed, number)
-    state = state_to_go_on_from(folder)
+    state = state_to_go_on_from(folder, name, experiment.config)
     start = 0 if state is None else state["batches_done"]
     if state is not None:
         where = f"goes on after batch {start} of {stage.num_batches}"

@@ -110,6 +110,8 @@ class Objective(nn.Module):
             name: term(output, batch, *((modules or {})[path] for path in term.uses))
             for name, term in self.named_terms()
         }
+        if wrong := {name: tuple(value.shape) for name, value in parts.items() if value.dim()}:
+            raise ValueError(f"terms must be scalars, means over the batch, not of shape {wrong}")
         parts |= {f"task/{name}": task_losses[name] for name in self.tasks}
         weighted = [parts["rate"]] if self.rate is not None else []
         lmbda = weight(self.lmbda) if self.distortion else 0.0

@@ -247,7 +247,8 @@ def _deviation(part: Part, path: Path) -> float:
             if ours.shape != theirs.shape:
                 raise ValueError(
                     f"{path.name} gives {tuple(theirs.shape)} where PyTorch gives {tuple(ours.shape)}, on inputs "
-                    f"{shapes}"
+                    f"{shapes}: it computes a size from its input that ONNX takes for fixed; export with onnx=false, "
+                    "or change that network"
                 )
             if not ours.numel():
                 continue

@@ -162,5 +162,12 @@ def test_terms_are_given_the_modules_they_name_and_hold_no_weights(output: Codec
 
     with pytest.raises(ValueError, match=r"term/owner holds weights.*`networks`.*models.frozen.Frozen"):
         Objective(terms={"owner": Owner()})
+
+    class PerImage(Term):
+        def forward(self, output: CodecOutput, batch: dict) -> torch.Tensor:
+            return output.bpp
+
+    with pytest.raises(ValueError, match=r"must be scalars.*'term/mine': \(2,\)"):
+        Objective(terms={"mine": PerImage()})(output, batch, {}, 0.0)
     with pytest.raises(ValueError, match="term_weights names"):
         Objective(terms={"probe": Probe()}, term_weights={"prob": 1.0})

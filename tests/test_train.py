@@ -315,8 +315,21 @@ def test_a_state_that_cannot_be_gone_on_from_is_told(run: Path, tmp_path: Path) 
         assert damage in result.stderr
         assert f"to take the stage again, remove {broken / 'stages/03-joint'}" in result.stderr
         assert result.stderr.count("error") == 1
+    # Nor is one gone on from that was made with other settings.
+    last.write_bytes(whole)
+    config = broken / "config.yaml"
+    edited = yaml.safe_load(config.read_text())
+    edited["schedule"]["joint"]["num_batches"] += 1
+    config.write_text(yaml.safe_dump(edited, sort_keys=False))
+    result = command(f"resume={broken}")
+    assert result.status == 2
+    assert (
+        "another config: schedule.joint.num_batches was 2 and is 3. Give the old value back" in result.stderr
+    )
+    config.write_bytes((run / "config.yaml").read_bytes())
     # Where the stage is not finished, one without a state begins anew.
     finished.unlink()
+    last.unlink()
     assert command(f"resume={broken}").status == 0
     assert_same_weights(run, broken, "03-joint")
     assert rows_of(broken) == rows_of(run)
