@@ -22,10 +22,10 @@ DECIDES_NOTHING = ("data", "init_from", "checkpoint_every", "num_validations", "
 class StageCheckpoints(Checkpoint):
     """Keeps ``last.ckpt``, to go on from, and ``best.ckpt``, by what the stage says is best.
 
-    The last state is written every ``checkpoint_every`` batches and after every validation, or at the first step behind
-    them where gradients are accumulated, and when the system asks the
-    run to stop (SIGTERM); whole or not at all, so that a kill while it is written leaves the one before. Lightning
-    calls this callback after all others: what they logged for a batch is part of what the checkpoint stands for.
+    The last state is written every ``checkpoint_every`` batches and after every validation (where gradients are
+    accumulated, at the first step behind them), and when the system asks the run to stop (SIGTERM). It is written whole
+    or not at all, so that a kill meanwhile leaves the one before. Lightning calls this callback after all others: what
+    they logged for a batch is part of what the checkpoint stands for.
 
     Args:
         folder: of the files.

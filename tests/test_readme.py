@@ -44,6 +44,24 @@ def test_coding_figures_are_those_of_the_record() -> None:
     assert f"takes {figures['analyze_time_ratio']:.2f} of" in README
 
 
+def test_what_is_said_of_kills_is_in_the_record() -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / "seam.json").read_text())["figures"]
+    assert f"After {figures['kills']} kills at random moments" in README
+    assert figures["resume_max_difference"] == 0
+    assert figures["quickstart_max_weight_difference"] == 0
+    assert figures["two_process_max_difference"] < 2e-5
+    assert figures["symbol_flip_probability_attention"] < 1e-8
+
+
+def test_the_six_files_can_be_read_in_half_an_hour() -> None:
+    section = README.partition("## Read these six files first")[2].partition("## ")[0]
+    files = re.findall(r"`([\w/]+\.py)`", section)
+    lengths = {file: len((ROOT / file).read_text().splitlines()) for file in files}
+    assert len(lengths) == 6
+    assert max(lengths.values()) <= 300, lengths
+    assert sum(lengths.values()) <= 1250, lengths
+
+
 def test_pictures_and_links_exist() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r"`([\w/]+\.py)`", README)
     assert links
