@@ -65,6 +65,7 @@ def start(folder: Path, log: Path, processes: int) -> subprocess.Popen:
 def measure(kills: int, folder: Path, *, processes: int = 1, seed: int = 0) -> Iterator[dict[str, Any]]:
     """A row for each kill, and one for each run that was finished after some."""
     moments = random.Random(seed)
+    folder.mkdir(parents=True, exist_ok=True)
     whole = folder / "whole"
     begin = time.time()
     if start(whole, folder / "whole.log", processes).wait():
@@ -142,7 +143,6 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
         for row in measure(options.kills, folder.absolute(), processes=options.processes, seed=options.seed):
             rows.append(row)
             print(json.dumps(row), flush=True)

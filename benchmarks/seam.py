@@ -6,11 +6,12 @@ over the doubles of tests/doubles. How often attention's arithmetic could flip a
 About half an hour on two quiet CPU cores.
 """
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from PIL import Image
 from benchmarks import attention_flips, kills
 from benchmarks.record import Figures, Rows, write
 from datamodules.portraits import Portraits
+from evaluation.results import git_commit
 from tests.documents import add_doubles, copy_project
 
 ROOT = Path(__file__).parents[1]
 BEFORE = "9d64e46"
 """The last commit of which ``lightning_modules`` knew one kind of training."""
 NUM_PICTURES = 16
+KEPT = ROOT / "runs" / "seam"
+"""Where sections that are done are kept, so that a later one that fails does not cost them."""
 
 
 def quickstart(folder: Path) -> Iterator[dict[str, Any]]:
@@ -89,16 +93,29 @@ def figures(rows: Rows) -> Figures:
     }
 
 
+SECTIONS: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
+    "quickstart": quickstart,
+    "one_process": lambda folder: kills.measure(20, folder, processes=1),
+    "two_at_once": lambda folder: kills.measure(5, folder, processes=2),
+    "two_processes": two_processes,
+    "flips": lambda folder: ({"what": "flips", **row} for row in attention_flips.measure()),
+}
+
+
+def section(name: str) -> list[dict[str, Any]]:
+    """The rows of one section; those that this commit has measured already are in ``runs/seam``."""
+    known = KEPT / f"{name}-{git_commit()}.json"
+    if not known.is_file():
+        with tempfile.TemporaryDirectory() as temporary:
+            rows = list(SECTIONS[name](Path(temporary)))
+        KEPT.mkdir(parents=True, exist_ok=True)
+        known.write_text(json.dumps(rows))
+    return json.loads(known.read_text())
+
+
 def main() -> None:
     """Measure everything and write the record."""
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        rows += quickstart(folder)
-        rows += kills.measure(20, folder / "one", processes=1)
-        rows += kills.measure(5, folder / "two", processes=2)
-        rows += two_processes(folder)
-    rows += [{"what": "flips", **row} for row in attention_flips.measure()]
+    rows = [row for name in SECTIONS for row in section(name)]
     notes = (
         f"quickstart: seed 0 at commit {BEFORE} against this one, all checkpoints and {NUM_PICTURES} coded test "
         "portraits. kills: SIGKILL at random moments of runs of three stages with dropout, averaged weights and "
