@@ -1,9 +1,9 @@
 """Does the seam between stages, parts and updates hold? Makes the record ``seam``: ``python -m benchmarks.seam``.
 
 The quickstart before and after the seam was redrawn, at one seed: weights of every stage and coded files. Kills at
-random moments (benchmarks/kills.py), in one process and in two. One process against two over every shipped schedule and
-over the doubles of tests/doubles. How often attention's arithmetic could flip a symbol (benchmarks/attention_flips.py).
-About half an hour on two quiet CPU cores.
+random moments (benchmarks/kills.py), in one process and in two. One process against two over every kind of shipped
+schedule and over the doubles of tests/doubles. How often attention's arithmetic could flip a symbol
+(benchmarks/attention_flips.py). About half an hour on two quiet CPU cores.
 """
 
 import json
@@ -62,7 +62,7 @@ def quickstart(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def two_processes(folder: Path) -> Iterator[dict[str, Any]]:
-    """Every shipped schedule and every double, trained by one process and by two."""
+    """Every kind of shipped schedule and every double, trained by one process and by two."""
     project = copy_project(folder / "project")
     add_doubles(project)
     for script, code in (("tests/run_schedules.py", ROOT), ("tests/run_doubles.py", project)):

@@ -47,9 +47,10 @@ def copy_project(folder: Path) -> Path:
     folder.mkdir()
     for path in ROOT.iterdir():
         if path.suffix == ".py" or path.name == "pyproject.toml":
-            shutil.copy(path, folder)
+            shutil.copy2(path, folder)
         elif path.name == "configs" or (path.is_dir() and any(path.glob("*.py"))):
-            shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__", "weights"))
+            # What is compiled comes along: it holds for files of the same age.
+            shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("weights"))
     for path in (folder / "configs").rglob("*.yaml"):
         text = re.sub(r"\bnum_batches: \d+", "num_batches: 2", path.read_text())
         text = re.sub(r"\bnum_(train|val|test): \d+", r"num_\1: 8", text)

@@ -24,14 +24,17 @@ ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("double_*.yaml"))
 TINY = (
     "data={size: 32, batch_size: 4, num_train: 24, num_val: 5, num_test: 5, num_workers: 0}",
-    "callbacks={training_log: {every: 3}, reconstructions: {num_images: 1}, latent_statistics: null}",
+    "callbacks={training_log: {every: 3}, latent_statistics: null}",
 )
 
 
-def run(name: str, trainer: str, folder: Path) -> None:
+def run(name: str, trainer: str, folder: Path, *, pictured: bool = False) -> None:
     """Train one double; what the folder has is gone on from."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        cfg = compose("train", overrides=[f"experiment={name}", f"trainer={trainer}", *TINY])
+        # Pictures once: they change nothing else.
+        pictures = "{num_images: 1}" if pictured else "null"
+        overrides = [f"experiment={name}", f"trainer={trainer}", f"callbacks={{reconstructions: {pictures}}}"]
+        cfg = compose("train", overrides=[*overrides, *TINY])
     OmegaConf.resolve(cfg)
     # As the command does: the run's own folder is part of its config.
     train(cfg, folder)
@@ -77,7 +80,7 @@ def main(how: str, out: str) -> None:
         if how == "killed":
             killed(name, folder, moment)
         else:
-            run(name, how, folder)
+            run(name, how, folder, pictured=how == "cpu")
 
 
 if __name__ == "__main__":

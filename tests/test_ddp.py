@@ -1,4 +1,4 @@
-"""Two processes train what one trains: every shipped schedule, with gloo on CPU."""
+"""Two processes train what one trains: every kind of shipped schedule, with gloo on CPU."""
 
 import json
 import os
