@@ -43,6 +43,8 @@ def test_wandb_goes_on_in_the_same_run(tmp_path: Path) -> None:
     first, other = logger(tmp_path / "a"), logger(tmp_path / "b")
     for made in (first, other):
         made.log_hyperparams({"lmbda": 0.01})
+        # An open run would go on in the next test of this process.
+        made.experiment.finish()
     assert first._wandb_init["id"] != other._wandb_init["id"]
     again = logger(tmp_path / "a")
     assert again._wandb_init["id"] == first._wandb_init["id"]
