@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from launch.codec_arguments import parser
+from files.arguments import parser
 
 if TYPE_CHECKING:
     from models.codecs.base import Codec
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
         ValueError, ImportError, OSError: a mistake that concerns all files, in one line.
     """
     # Not before the command line is known to be right: `--help` does not wait for torch.
-    from files import sources
+    from files import inputs
 
     for name in ("workers", "tile", "max_pixels"):
         if (value := getattr(options, name, None)) is not None and value < 1:
@@ -52,8 +52,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(
             f"{options.model} has no tasks to analyze files with: give a model that was trained with tasks"
         )
-    suffixes = sources.PICTURES if options.command == "compress" else {model.codec.file_suffix}
-    found, mistakes = sources.find(
+    suffixes = inputs.PICTURES if options.command == "compress" else {model.codec.file_suffix}
+    found, mistakes = inputs.find(
         options.inputs, suffixes, apart=options.save_maps if analyzes else options.out
     )
     _tell(mistakes)
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from files import sources
+    from files import inputs
     from files.batch import reason_of
     from files.describing import describe
 
@@ -101,7 +101,7 @@ def _info(options: argparse.Namespace) -> int:
 
         codec = open_model(options.model).codec
         layers, model_id = codec.layers, codec.model_id()
-    found, mistakes = sources.find(options.inputs, {".bif"})
+    found, mistakes = inputs.find(options.inputs, {".bif"})
     _tell(mistakes)
     status = 2 if mistakes else 0
     for source in found:

@@ -20,21 +20,21 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from evaluation.comparison import compare, within_bound
 from evaluation.costs import costs
+from evaluation.curves.comparison import compare, within_bound
 from evaluation.environment import environment
 from evaluation.evaluator import Evaluation, evaluate
-from evaluation.matched_pictures import matched_pictures
 from evaluation.measures import PICTURE_METRICS
-from evaluation.output import write_json, write_rows, write_table
 from evaluation.points import OWN, Point, weights
-from evaluation.report import write_report
+from evaluation.report.matched_pictures import matched_pictures
+from evaluation.report.report import write_report
+from evaluation.result_files import write_json, write_rows, write_table
 from evaluation.results import table
 from evaluation.rows import image_rows, rows_of
+from evaluation.sources import Skipped, SplitImages, points_of
 from launch.command import MISTAKES, run_main
 from launch.config_check import check_components
 from launch.errors import UserError, fail, one_line
-from launch.evaluation_sources import Skipped, SplitImages, points_of
 
 KEYS = {
     "codecs": Sequence,

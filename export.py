@@ -19,12 +19,12 @@ from yaml import YAMLError
 from evaluation.results import git_commit
 from launch.errors import fail
 from models.codecs.compressai_weights import FILE as COMPRESSAI
-from models.merge_heads import add_head
-from models.model_card import model_card
-from models.model_folder import describe, written_whole
-from models.onnx_export import export_onnx
-from models.pretrained import Pretrained, from_pretrained, load, write_model
-from models.training_facts import kept
+from models.pretrained.card import model_card
+from models.pretrained.folder import describe, written_whole
+from models.pretrained.merge_heads import add_head
+from models.pretrained.model import Pretrained, from_pretrained, load, write_model
+from models.pretrained.onnx import export_onnx
+from models.pretrained.training_facts import kept
 
 CONFIG = Path(__file__).parent / "configs" / "export.yaml"
 

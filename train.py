@@ -35,7 +35,7 @@ from datamodules.source import DataError
 from launch.command import MISTAKES, run_main
 from launch.config_check import check_components
 from launch.errors import SHOW_ALL, UserError, fail, one_line
-from launch.run_folder import check_run_dir, differences, moved, point_name
+from launch.run_identity import check_run_dir, differences, moved, point_name
 from lightning_modules.checkpoints import UnusableState
 from lightning_modules.experiment import Experiment
 from lightning_modules.schedule import run

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from benchmarks.coder import Row
+from benchmarks.entropy_coder import Row
 from benchmarks.record import Figures, Rows
 from models.entropy.conditional import Conditional
 from models.transforms.attention import TokenParameters

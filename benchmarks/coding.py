@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from benchmarks import fuzz
-from benchmarks.coder import Row, briefly_trained, coding_of_y, over_ideal
 from benchmarks.determinism import Way, photos_of, star, ways
+from benchmarks.entropy_coder import Row, briefly_trained, coding_of_y, over_ideal
 from benchmarks.eval_tool import beside_eval_tool
 from benchmarks.record import Figures, Rows, write
 from benchmarks.whole_codecs import analysing, beside_compressai, bytes_of, overhead

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.coder import Row, picture_of
+from benchmarks.entropy_coder import Row, picture_of
 from models.bitstream import BitstreamError
 from models.codecs.base import Codec
 from models.codecs.compressai import CompressAICodec

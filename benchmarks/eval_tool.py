@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from compressai.registry import MODELS
 
-from benchmarks.coder import Row, arguments_of, compressai_of
+from benchmarks.entropy_coder import Row, arguments_of, compressai_of
 from datamodules.image_folder import ImageFolder
 from evaluation.evaluator import evaluate
 from evaluation.points import Point
-from launch.evaluation_sources import SplitImages
+from evaluation.sources import SplitImages
 from models.codecs.compressai import CompressAICodec
 
 TOOL = "compressai.utils.eval_model"

@@ -24,7 +24,7 @@ from benchmarks.record import Figures, Rows, write
 from datamodules.image_folder import ImageFolder
 from evaluation.evaluator import evaluate
 from evaluation.points import Point
-from launch.evaluation_sources import SplitImages
+from evaluation.sources import SplitImages
 from models.codecs.standard.pillow import JPEG
 
 NAME = "kodak_anchors"

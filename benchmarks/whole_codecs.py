@@ -1,6 +1,6 @@
 """From picture to file and back, transforms included: beside CompressAI, in bytes, and up to a task's result.
 
-Parts of the record ``coding``; the entropy coder alone is measured in benchmarks/coder.py.
+Parts of the record ``coding``; the entropy coder alone is measured in benchmarks/entropy_coder.py.
 """
 
 import copy
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.coder import Row, compressai_of, in_turn
+from benchmarks.entropy_coder import Row, compressai_of, in_turn
 from models.codecs.base import Codec
 from models.codecs.compressai import CompressAICodec
 from models.threads import threads

@@ -12,7 +12,7 @@ from torch import Tensor
 from callbacks.fixed_images import FixedImages
 from callbacks.modes import evaluating
 from callbacks.pictures import show
-from callbacks.run_folder import run_folder, stage_name
+from callbacks.trainer_folder import run_folder, stage_name
 
 DEAD_BELOW = 0.001
 """A channel that gets fewer bits per symbol than this tells a decoder nothing."""

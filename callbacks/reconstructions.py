@@ -9,10 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks.fixed_images import Batch, FixedImages
 from callbacks.modes import evaluating
 from callbacks.pictures import show, to_uint8
-from callbacks.run_folder import run_folder, stage_name
 from callbacks.tiles import Row, Tile, grid, heat
-from evaluation.bits_map import bits_per_pixel
+from callbacks.trainer_folder import run_folder, stage_name
 from evaluation.devices import moved
+from evaluation.report.bits_map import bits_per_pixel
 
 
 class Reconstructions(Callback):

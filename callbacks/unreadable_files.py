@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from callbacks.run_folder import run_folder
+from callbacks.trainer_folder import run_folder
 
 WARNED_ONE_BY_ONE = 5
 """Files that get a line of their own on the screen; the list holds all."""

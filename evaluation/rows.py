@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from evaluation import bootstrap
 from evaluation.cache import Entry
+from evaluation.curves import bootstrap
 from evaluation.evaluator import Evaluation
 from evaluation.points import Head
 from evaluation.results import Row, make_row

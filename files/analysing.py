@@ -9,9 +9,9 @@ import torch
 
 from files import batch
 from files.coding import parse
-from files.outputs import write_whole
+from files.inputs import InputFile
 from files.pictures import to_palette_png
-from files.sources import Source
+from files.writing import write_whole
 from models.bitstream import MAX_PIXELS, BitstreamError
 from models.codecs.base import Codec
 from models.outputs import Bitstream, CodecOutput
@@ -21,7 +21,7 @@ from tasks.base import Task
 def analyse(
     codec: Codec,
     tasks: Mapping[str, Task],
-    sources: Sequence[Source],
+    sources: Sequence[InputFile],
     *,
     maps: Path | None = None,
     workers: int | None = None,

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from files import batch
-from files.outputs import targets, write_whole
+from files.inputs import InputFile
 from files.pictures import WHITE, read_picture, to_png
-from files.sources import Source
+from files.writing import targets, write_whole
 from models.bitstream import MAX_PIXELS, check_pixels
 from models.codecs.base import Codec
 from models.codecs.target_rate import rate_for_bpp
@@ -38,7 +38,7 @@ class Options:
 
 def compress(
     codec: Codec,
-    sources: Sequence[Source],
+    sources: Sequence[InputFile],
     folder: Path,
     *,
     rate: float | None = None,
@@ -85,7 +85,7 @@ def compress(
 
 
 def decompress(
-    codec: Codec, sources: Sequence[Source], folder: Path, *, upto: str | None = None, options: Options
+    codec: Codec, sources: Sequence[InputFile], folder: Path, *, upto: str | None = None, options: Options
 ) -> batch.Count:
     """Write one PNG for each of the codec's files.
 
@@ -174,7 +174,7 @@ def _measures(bitstream: Bitstream, data: bytes) -> list[str]:
     ]
 
 
-def _width(sources: Sequence[Source]) -> int:
+def _width(sources: Sequence[InputFile]) -> int:
     return max(len(str(source.name)) for source in sources)
 
 

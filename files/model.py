@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from models.construct import construct, target_of
 from models.pretrained import Pretrained, from_pretrained, load
+from models.pretrained.construct import construct, target_of
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "codec"
 

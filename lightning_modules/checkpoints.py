@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_modules.stages import Stage
-from models.checkpoint import safely_loaded
+from models.pretrained.checkpoint import safely_loaded
 
 DECIDES_NOTHING = ("data", "init_from", "checkpoint_every", "num_validations", "monitor", "monitor_mode")
 """Keys of a stage that may change while it is under way."""

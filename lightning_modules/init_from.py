@@ -5,8 +5,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lightning_modules.parts import modules_of
-from models.checkpoint import is_run, last_finished, safely_loaded
 from models.entropy.tables import is_table
+from models.pretrained.checkpoint import is_run, last_finished, safely_loaded
 
 
 def read_weights(system: nn.Module, part: str, source: str) -> tuple[nn.Module, dict[str, Tensor]]:

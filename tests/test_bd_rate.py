@@ -10,11 +10,11 @@ from scipy.integrate import quad
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
-import evaluation.bd_rate
-from evaluation import bootstrap
-from evaluation.bd_rate import MIN_OVERLAP, bd_rate, deltas
-from evaluation.monotone import MonotoneCurves
-from evaluation.pchip import Pchip
+import evaluation.curves.bd_rate
+from evaluation.curves import bootstrap
+from evaluation.curves.bd_rate import MIN_OVERLAP, bd_rate, deltas
+from evaluation.curves.monotone import MonotoneCurves
+from evaluation.curves.pchip import Pchip
 
 RATE, PSNR = [0.1, 0.2, 0.4, 0.8], [28.0, 31.0, 34.5, 37.0]
 
@@ -35,7 +35,7 @@ def slow_bd_rate(anchor: tuple, curve: tuple) -> float:
 
 
 def test_examples_in_the_docstrings() -> None:
-    result = doctest.testmod(evaluation.bd_rate)
+    result = doctest.testmod(evaluation.curves.bd_rate)
     assert result.attempted == 1
     assert not result.failed
 

@@ -34,7 +34,7 @@ from callbacks.unreadable_files import UnreadableFiles
 from datamodules.base import ImageDataModule
 from datamodules.samples import MISSING, Label
 from datamodules.source import UnreadableSample
-from evaluation.bits_map import bits_per_pixel
+from evaluation.report.bits_map import bits_per_pixel
 from lightning_modules.checkpoints import StageCheckpoints
 from lightning_modules.compression import CompressionSystem
 from lightning_modules.stages import Stage

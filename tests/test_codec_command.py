@@ -18,13 +18,13 @@ from torch import nn
 import codec as command
 from files import batch
 from files.analysing import decode_for
-from files.outputs import targets, write_whole
-from files.sources import Source, find
-from launch.codec_arguments import MAX_PIXELS as DEFAULT
+from files.arguments import MAX_PIXELS as DEFAULT
+from files.inputs import InputFile, find
+from files.writing import targets, write_whole
 from models import bitstream
-from models.assemble import StoredLabel, assemble
-from models.construct import construct
 from models.pretrained import Pretrained, load, save_pretrained
+from models.pretrained.assemble import StoredLabel, assemble
+from models.pretrained.construct import construct
 from tasks.classification import Classification
 from tests.conftest import CONFIGS, component, tiny_codec
 
@@ -419,8 +419,8 @@ def test_no_input_is_overwritten(photos: Path, capsys: pytest.CaptureFixture) ->
 
 
 def test_inputs_of_one_name_keep_their_suffix(tmp_path: Path) -> None:
-    def named(*names: str) -> list[Source]:
-        return [Source(tmp_path / name, Path(name)) for name in names]
+    def named(*names: str) -> list[InputFile]:
+        return [InputFile(tmp_path / name, Path(name)) for name in names]
 
     assert targets(named("a.png", "b.png"), Path("o"), ".bif") == [Path("o/a.bif"), Path("o/b.bif")]
     assert targets(named("a.png", "A.jpg", "b.png"), Path("o"), ".bif") == [
@@ -430,7 +430,7 @@ def test_inputs_of_one_name_keep_their_suffix(tmp_path: Path) -> None:
     ]
     assert targets(named("x.v2.png"), Path("o"), ".bif") == [Path("o/x.v2.bif")]
     assert targets(named("x/a.png", "y/a.png"), Path("o"), ".bif") == [Path("o/x/a.bif"), Path("o/y/a.bif")]
-    same = [Source(tmp_path / "x/a.png", Path("a.png")), Source(tmp_path / "y/a.png", Path("a.png"))]
+    same = [InputFile(tmp_path / "x/a.png", Path("a.png")), InputFile(tmp_path / "y/a.png", Path("a.png"))]
     with pytest.raises(ValueError, match="x/a.png and .*y/a.png would both become o/a.png.bif"):
         targets(same, Path("o"), ".bif")
     with pytest.raises(ValueError, match="would both become"):

@@ -11,8 +11,8 @@ import yaml
 from torch import Tensor, nn
 
 from evaluation import real_bytes
+from evaluation.sources import points_of
 from files import model
-from launch.evaluation_sources import points_of
 from models.codecs.base import Codec
 from models.codecs.hyperprior import MeanScaleHyperprior
 from models.codecs.identity import Identity
@@ -20,8 +20,8 @@ from models.codecs.read_through import ReadThrough
 from models.codecs.standard.downscaled import Downscaled
 from models.codecs.standard.pillow import JPEG, JPEG2000
 from models.codecs.target_rate import rate_for_bpp
-from models.construct import target_of
 from models.pretrained import from_pretrained
+from models.pretrained.construct import target_of
 from tests.conftest import CONFIGS, names_in, tiny_codec
 from tests.test_imports import ALLOWED, ROOT, files, imported
 
@@ -248,5 +248,5 @@ def test_codecs_are_asked_for_facts_not_for_class_or_name() -> None:
 
 
 def test_the_page_of_the_report_knows_no_codec_by_name() -> None:
-    for path in sorted((ROOT / "evaluation" / "report_page").glob("*.*")):
+    for path in sorted((ROOT / "evaluation" / "report" / "page").glob("*.*")):
         assert not any(f"{quote}identity{quote}" in path.read_text() for quote in "\"'`"), path

@@ -1,10 +1,10 @@
-"""The measurements of benchmarks/coder.py measure what they say, on codecs that are small enough to test."""
+"""The measurements of benchmarks/entropy_coder.py measure what they say, on codecs that are small enough to test."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import coder
+from benchmarks import entropy_coder as coder
 from models.codecs.compressai import CompressAICodec
 from models.entropy import tables
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation import bootstrap
-from evaluation.bd_rate import bd_rate
-from evaluation.comparison import compare, within_bound
+from evaluation.curves import bootstrap
+from evaluation.curves.bd_rate import bd_rate
+from evaluation.curves.comparison import compare, within_bound
 
 NUM_IMAGES = 60
 COUNTS = bootstrap.resamples(NUM_IMAGES, num=400)
@@ -170,7 +170,7 @@ def test_mean_over_seeds_and_its_interval() -> None:
 
 
 def test_variance_over_seeds_is_that_of_a_mean() -> None:
-    from evaluation.comparison import _seeds_drawn
+    from evaluation.curves.comparison import _seeds_drawn
 
     values = np.array([1.0, 2.0, 4.0, 9.0])
     drawn = _seeds_drawn([np.full(100_000, value) for value in values])

@@ -11,10 +11,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from models.assemble import StoredLabel, without_beginnings
 from models.codecs.hyperprior import MeanScaleHyperprior
 from models.codecs.standard.pillow import JPEG
-from models.construct import check_targets, construct, targets
+from models.pretrained.assemble import StoredLabel, without_beginnings
+from models.pretrained.construct import check_targets, construct, targets
 from tests.conftest import TASKS, TINY, component, names_in, tiny_codec
 
 LABELS = {
@@ -135,7 +135,7 @@ def test_nothing_is_imported_before_every_name_is_allowed(tmp_path: Path) -> Non
     program = f"""
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
-from models.construct import construct
+from models.pretrained.construct import construct
 node = {{"_target_": "models.codecs.identity.Identity", "x": [{{"y": {{"_target_": "intruder.Thing"}}}}]}}
 try:
     construct(node)

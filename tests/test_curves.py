@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.curves import curves, metrics_of, rate_key, value_of
+from evaluation.curves.curve import curves, metrics_of, rate_key, value_of
 
 
 def row(codec: str, bpp: float, psnr: float | None = 30.0, **others: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from evaluation.evaluator import evaluate
 from evaluation.points import OWN, Head, Point
 from evaluation.rows import image_rows, rows_of
 from evaluation.set_metrics import Resampled, from_json, states_of, to_json
-from launch.evaluation_sources import SplitImages
+from evaluation.sources import SplitImages
 from models.codecs.identity import Identity
 from models.codecs.standard.pillow import JPEG
 from tasks.classification import Classification

@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 import export
 from evaluation.results import git_commit
-from models import onnx_export
 from models.codecs.base import Codec
 from models.codecs.compressai import CompressAICodec
 from models.codecs.hyperprior import MeanScaleHyperprior
-from models.merge_heads import codecs_differ
-from models.onnx_export import export_onnx
 from models.outputs import CodecOutput, LatentSpec
 from models.pretrained import Pretrained, from_pretrained, load, save_pretrained
+from models.pretrained import onnx as onnx_export
+from models.pretrained.merge_heads import codecs_differ
+from models.pretrained.onnx import export_onnx
 from tests.conftest import tiny_codec
 from tests.tiny_run import train_small
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 import export
 import tasks as tasks_package
 from evaluation.points import weights
-from launch.evaluation_sources import points_of
+from evaluation.sources import points_of
 from models.frozen import Frozen
-from models.merge_heads import add_head
 from models.pretrained import from_pretrained, load, save_pretrained
+from models.pretrained.merge_heads import add_head
 from tests.conftest import component, compose_config, tiny_codec
 from tests.tiny_run import SMALL, train_small
 

@@ -43,6 +43,7 @@ ALLOWED = {
         "tqdm",
         "models",
         "losses",
+        "datamodules",
         "tasks",
         "evaluation",
     },

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evaluation.measures import picture_quality
-from models.model_folder import written_whole
 from models.pretrained import Pretrained, from_pretrained, load, save_pretrained
+from models.pretrained.folder import written_whole
 from tests.conftest import compose_config
 from tests.tiny_run import SMALL, train_small
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.figures import decibel, figures_of, file_name
-from evaluation.gallery import GalleryImage, View, data_uri, embed
-from evaluation.palette import FIXED, MARKERS, OTHERS, UNCOMPRESSED, dashes, looks
-from evaluation.plots import draw
-from evaluation.report import write_report
-from evaluation.tables import bd_table, bound_table, complexity_table, number, points_table
+from evaluation.report.figures import decibel, figures_of, file_name
+from evaluation.report.gallery import GalleryImage, View, data_uri, embed
+from evaluation.report.palette import FIXED, MARKERS, OTHERS, UNCOMPRESSED, dashes, looks
+from evaluation.report.plots import draw
+from evaluation.report.report import write_report
+from evaluation.report.tables import bd_table, bound_table, complexity_table, number, points_table
 
 EVIL = "<script>alert('1')</script>&\"</script>"
 HEADS = ("own", "resnet18@originals")

@@ -17,17 +17,17 @@ from torchvision.ops import box_iou
 from datamodules.samples import Label
 from evaluation.devices import moved
 from evaluation.evaluator import Evaluation, evaluate
-from evaluation.matched_pictures import matched_pictures
 from evaluation.measures import Measures
 from evaluation.points import OWN, Head, Point
+from evaluation.report.matched_pictures import matched_pictures
 from evaluation.rows import image_rows, rows_of
 from evaluation.set_metrics import Resampled, from_json, single_numbers, states_of, to_json
 from files.analysing import analyse
-from files.sources import find
+from files.inputs import find
 from models.codecs.identity import Identity
 from models.codecs.standard.pillow import JPEG
-from models.onnx_export import export_onnx
 from models.outputs import CodecOutput, LatentSpec
+from models.pretrained.onnx import export_onnx
 from tasks.base import Task
 from tasks.plain import CAPTION, in_short, plain
 from tests.conftest import tiny_codec

@@ -7,8 +7,8 @@ from pathlib import Path
 from compressai.zoo import load_state_dict as renamed
 from torch import Tensor, nn
 
-from models.checkpoint import safely_loaded
 from models.entropy.tables import is_table
+from models.pretrained.checkpoint import safely_loaded
 
 FILE = "compressai.pth.tar"
 """Name of the file in an exported model: CompressAI's tools know it by this ending."""

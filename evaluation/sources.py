@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 from datamodules.base import ImageDataModule, Split
 from datamodules.loading import EvaluationSamples, collate
 from evaluation.points import OWN, Head, Point, weights
-from models.checkpoint import is_run
 from models.codecs.base import Codec
 from models.codecs.standard.downscaled import Downscaled
-from models.construct import construct
 from models.pretrained import Pretrained, load
+from models.pretrained.checkpoint import is_run
+from models.pretrained.construct import construct
 
 CODECS = Path(__file__).parents[1] / "configs" / "codec"
 

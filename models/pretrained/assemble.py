@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from models.codecs.base import Codec
-from models.construct import check_targets, construct, targets
 from models.entropy.tables import is_table
+from models.pretrained.construct import check_targets, construct, targets
 
 BEGINNINGS = ("pretrained", "weights", "checkpoint_path")
 """Arguments that only say where weights begin: a trained model's own replace them."""

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from files.sources import Source
+from files.inputs import InputFile
 
 
-def targets(sources: Sequence[Source], folder: Path, suffix: str) -> list[Path]:
+def targets(sources: Sequence[InputFile], folder: Path, suffix: str) -> list[Path]:
     """The output file of each input.
 
     ``a.png`` becomes ``a`` + suffix. Inputs that would share a name (``a.png`` and ``a.jpg``) keep their own suffix:
@@ -29,7 +29,7 @@ def targets(sources: Sequence[Source], folder: Path, suffix: str) -> list[Path]:
         source.name.with_name(source.name.name + suffix) if shared[_key(name)] > 1 else name
         for source, name in zip(sources, short, strict=True)
     ]
-    taken: dict[str, Source] = {}
+    taken: dict[str, InputFile] = {}
     inputs = {os.path.realpath(source.path) for source in sources}
     for source, name in zip(sources, names, strict=True):
         if (other := taken.setdefault(_key(name), source)) is not source:

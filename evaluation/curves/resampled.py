@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.curves import Curve, Row, payload, rate_key
-from evaluation.monotone import MonotoneCurves
+from evaluation.curves.curve import Curve, Row, payload, rate_key
+from evaluation.curves.monotone import MonotoneCurves
 
 Samples = Mapping[str, np.ndarray]
 """{key: (B,) values of a row over resamples of the images}: ``"bpp"``, ``"bpp_payload"``, metrics, ``"<task>/bpp"``."""

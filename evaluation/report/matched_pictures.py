@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from evaluation.bits_map import bits_per_pixel
 from evaluation.devices import moved
 from evaluation.evaluator import FAILURES, Batch, Evaluation, Images
-from evaluation.gallery import GalleryImage, View
 from evaluation.measures import picture_quality
 from evaluation.points import Point
+from evaluation.report.bits_map import bits_per_pixel
+from evaluation.report.gallery import GalleryImage, View
 from models.codecs.target_rate import rate_for_bpp
 
 

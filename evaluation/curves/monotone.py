@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from evaluation.pchip import Pchip
+from evaluation.curves.pchip import Pchip
 
 FLAT = 1e-12
 """Fitted qualities closer than this, relative to the curve's largest quality, count as equal."""

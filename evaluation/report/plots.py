@@ -13,8 +13,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from evaluation.figures import Figure, Line
-from evaluation.palette import MATPLOTLIB_DASHES, Look, dashes, looks
+from evaluation.report.figures import Figure, Line
+from evaluation.report.palette import MATPLOTLIB_DASHES, Look, dashes, looks
 
 DPI = 200
 INK, FAINT, GRID = "#1c1e21", "#767676", "#e4e5e8"

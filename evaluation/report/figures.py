@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evaluation.curves import RATE_AXES, Curve, curves, metrics_of, value_of
+from evaluation.curves.curve import RATE_AXES, Curve, curves, metrics_of, value_of
 
 Interval = tuple[float, float] | None
 

@@ -12,14 +12,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from evaluation import plots
-from evaluation.curves import RATE_AXES
-from evaluation.figures import Figure, figures_of
-from evaluation.gallery import GalleryImage, embed, heat_stops
-from evaluation.palette import SVG_DASHES, Look, dashes, looks
-from evaluation.tables import bd_table, bound_table, complexity_table, number, points_table
+from evaluation.curves.curve import RATE_AXES
+from evaluation.report import plots
+from evaluation.report.figures import Figure, figures_of
+from evaluation.report.gallery import GalleryImage, embed, heat_stops
+from evaluation.report.palette import SVG_DASHES, Look, dashes, looks
+from evaluation.report.tables import bd_table, bound_table, complexity_table, number, points_table
 
-PAGE = Path(__file__).parent / "report_page"
+PAGE = Path(__file__).parent / "page"
 SCRIPTS = ("charts.js", "gallery.js", "page.js")
 
 

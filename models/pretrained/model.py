@@ -15,12 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from models import model_folder
-from models.assemble import assemble
-from models.checkpoint import Checkpoint, is_run, last_finished, read_checkpoint
 from models.codecs.base import Codec
-from models.model_card import model_card
-from models.training_facts import own_results, training_facts
+from models.pretrained import folder as model_folder
+from models.pretrained.assemble import assemble
+from models.pretrained.card import model_card
+from models.pretrained.checkpoint import Checkpoint, is_run, last_finished, read_checkpoint
+from models.pretrained.training_facts import own_results, training_facts
 
 OWN_KEYS = ("format", "format_version", "model_id", "license", "weights", "onnx")
 """What the config of a model folder says of the folder itself."""

@@ -5,10 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.bootstrap import MAX_UNDEFINED
-from evaluation.curves import RATE_AXES, Curve, Row, curves, metrics_of
-from evaluation.measured import Measured, Samples, at_seed, check_samples, counterpart_head, identity_of
-from evaluation.monotone import MonotoneCurves
+from evaluation.curves.bootstrap import MAX_UNDEFINED
+from evaluation.curves.curve import RATE_AXES, Curve, Row, curves, metrics_of
+from evaluation.curves.monotone import MonotoneCurves
+from evaluation.curves.resampled import (
+    Measured,
+    Samples,
+    at_seed,
+    check_samples,
+    counterpart_head,
+    identity_of,
+)
 
 
 def within_bound(

@@ -1,7 +1,7 @@
 """Entropy coding beside CompressAI's: the measurements of the record ``coding`` that concern bits becoming bytes.
 
 Every function measures both sides in turn, in one process and on the same weights, and returns medians in seconds, so
-that ratios hold on a busy machine too. ``python -m benchmarks.coder PICTURE`` prints them all.
+that ratios hold on a busy machine too. ``python -m benchmarks.entropy_coder PICTURE`` prints them all.
 """
 
 import os

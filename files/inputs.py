@@ -28,7 +28,7 @@ PICTURES = frozenset(
 
 
 @dataclass(frozen=True)
-class Source:
+class InputFile:
     """One input file.
 
     Attributes:
@@ -42,7 +42,7 @@ class Source:
 
 def find(
     arguments: Sequence[str], suffixes: Collection[str], *, apart: Path | None = None
-) -> tuple[list[Source], list[str]]:
+) -> tuple[list[InputFile], list[str]]:
     """All files that a command line names, each once, in its order; what a folder holds, sorted.
 
     A file that does not exist is kept: reading it tells so, and the others are done.
@@ -58,21 +58,21 @@ def find(
     Raises:
         ValueError: no argument names a file.
     """
-    found: dict[Path, Source] = {}
+    found: dict[Path, InputFile] = {}
     mistakes: list[str] = []
     for argument in arguments:
         path = Path(argument).expanduser()
         if path.is_dir():
-            sources = [Source(path / name, name) for name in _below(path, suffixes, apart)]
+            sources = [InputFile(path / name, name) for name in _below(path, suffixes, apart)]
             if not sources:
                 mistakes.append(f"{argument} holds no file ending in {', '.join(sorted(suffixes))}")
         elif not path.exists() and glob.has_magic(argument):
             matches = map(Path, sorted(glob.glob(str(path), recursive=True)))
-            sources = [Source(match, Path(match.name)) for match in matches if match.is_file()]
+            sources = [InputFile(match, Path(match.name)) for match in matches if match.is_file()]
             if not sources:
                 mistakes.append(f"nothing matches {argument}")
         else:
-            sources = [Source(path, Path(path.name))]
+            sources = [InputFile(path, Path(path.name))]
         for source in sources:
             found.setdefault(Path(os.path.abspath(source.path)), source)
     if not found:

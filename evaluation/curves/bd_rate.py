@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.monotone import MonotoneCurves
-from evaluation.pchip import Pchip
+from evaluation.curves.monotone import MonotoneCurves
+from evaluation.curves.pchip import Pchip
 
 MIN_OVERLAP = 0.25
 """Curves that share less than this part of the narrower one's range give no number."""

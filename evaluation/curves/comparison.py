@@ -6,11 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.bd_rate import BD, between_two, deltas
-from evaluation.bootstrap import interval
-from evaluation.bound import within_bound
-from evaluation.curves import RATE_AXES, Row, curves, metrics_of
-from evaluation.measured import Measured, Samples, at_seed, check_samples, counterpart_head, identity_of
+from evaluation.curves.bd_rate import BD, between_two, deltas
+from evaluation.curves.bootstrap import interval
+from evaluation.curves.bound import within_bound
+from evaluation.curves.curve import RATE_AXES, Row, curves, metrics_of
+from evaluation.curves.resampled import (
+    Measured,
+    Samples,
+    at_seed,
+    check_samples,
+    counterpart_head,
+    identity_of,
+)
 
 __all__ = ["compare", "within_bound"]
 
