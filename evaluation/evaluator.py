@@ -145,7 +145,7 @@ class _Work:
         self.digests: dict[int, str] = {}
         self.excluded: dict[int, str] = {}
         self.failed: dict[int, str] = {}
-        self.headers: dict[tuple[str, tuple[int, int]], int] = {}
+        self.headers: dict[tuple[str, tuple[int, int]], int | None] = {}
         self.fresh = {head: head.task.metrics() for point in points for head in point.heads}
         self.stop = threading.Event()
 
@@ -241,10 +241,10 @@ class _Work:
             }
         return {"values": values, "heads": heads}
 
-    def _header(self, point: Point, size: tuple[int, int]) -> int:
+    def _header(self, point: Point, size: tuple[int, int]) -> int | None:
         key = point.key, tuple(size)
         if key not in self.headers:
-            self.headers[key] = real_bytes.header_bytes(point.codec, size, point.rate)
+            self.headers[key] = real_bytes.grey_bytes(point.codec, size, point.rate)
         return self.headers[key]
 
     def time(self, count: int, progress: bool) -> dict[int, dict[str, float]]:

@@ -26,10 +26,11 @@ from dataclasses import dataclass
 from models.outputs import Bitstream, Layer
 
 MAGIC, VERSION = b"BIF1", 1
+SUFFIX = ".bif"
 MAX_SIDE = 1 << 16
 MAX_LAYERS = 127
 MAX_PIXELS = 1 << 27
-"""Of a picture that is decoded without further ado: 134 megapixels, 0.4 GB as 8-bit RGB."""
+"""Of a picture that is decoded unless its reader allows more: 134 megapixels, 0.4 GB as 8-bit RGB."""
 HAS_RATE = 0x80
 
 

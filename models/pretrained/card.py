@@ -149,7 +149,7 @@ def _results(config: Mapping[str, Any]) -> str:
         lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     note = (
         "Measured by the project itself on files that were written, read and decoded. bpp counts whole files; payload "
-        "bpp leaves out the length of a flat grey picture's file, which a picture may undercut."
+        "bpp leaves out their headers: of a .bif file all but the strings, of other formats a flat grey picture's file."
     )
     if config["weights"]["dtype"] == "fp16":
         note += " The figures are of the fp32 weights."
