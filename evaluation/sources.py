@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from datamodules.base import ImageDataModule, Split
 from datamodules.loading import EvaluationSamples, collate
@@ -99,10 +99,10 @@ def points_of(
     known: set[str] = set()
     for entry in codecs:
         name, source = _named(entry, "codecs")
-        yaml = CODECS / f"{source}.yaml"
-        if yaml.is_file():
+        config = CODECS / f"{source}.yaml"
+        if config.is_file():
             name = name or source
-            found = _standard(name, yaml, foreign, rates.get(name), scales)
+            found = _standard(name, config, foreign, rates.get(name), scales)
         else:
             runs = _runs(Path(source))
             models = [load(run, tasks=None if own_tasks else ()) for run in runs]
@@ -138,12 +138,14 @@ def _named(entry: str | Mapping[str, str], where: str) -> tuple[str | None, str]
 
 
 def _standard(
-    name: str, yaml: Path, heads: Sequence[Head], rates: Sequence[float] | None, scales: Sequence[float]
+    name: str, config: Path, heads: Sequence[Head], rates: Sequence[float] | None, scales: Sequence[float]
 ) -> list[Point] | Skipped:
-    settings = OmegaConf.to_container(OmegaConf.load(yaml), resolve=True)
+    settings = yaml.safe_load(config.read_text())
     codec: Codec = construct(settings)
     if codec.learned and not codec.trained:
-        raise ValueError(f"codecs: {yaml.stem} is a learned codec, here untrained: give the folder of a run")
+        raise ValueError(
+            f"codecs: {config.stem} is a learned codec, here untrained: give the folder of a run"
+        )
     try:
         codec.check_available()
     except ImportError as error:

@@ -41,6 +41,7 @@ ALLOWED = {
         "markupsafe",
         "plotly",
         "tqdm",
+        "yaml",
         "models",
         "losses",
         "datamodules",
