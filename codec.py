@@ -39,7 +39,6 @@ def run(options: argparse.Namespace) -> int:
 
     from PIL import Image
 
-    from files.analysing import analyse
     from files.coding import Options, compress, decompress
     from files.model import open_model
 
@@ -59,6 +58,9 @@ def run(options: argparse.Namespace) -> int:
     _tell(mistakes)
     codec = _to_device(model, options.device).accelerate(bf16=options.bf16)
     if analyzes:
+        # Here, for what tasks measure themselves with loads longer than torch.
+        from files.analysing import analyse
+
         count = analyse(
             codec,
             model.tasks,

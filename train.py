@@ -15,32 +15,25 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.pytorch import seed_everything
-from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from callbacks.csv_logger import RunCSV
-from callbacks.unreadable_files import TooManyUnreadable
-from datamodules.source import DataError
 from launch.command import MISTAKES, run_main
 from launch.config_check import check_components
 from launch.errors import SHOW_ALL, UserError, fail, one_line
 from launch.run_identity import check_run_dir, differences, moved, point_name
-from lightning_modules.checkpoints import UnusableState
-from lightning_modules.experiment import Experiment
-from lightning_modules.schedule import run
-from lightning_modules.stages import Stage
 from losses.schedules import Scalar
+
+# What takes seconds to load is imported where it is used: `--help` waits for none of it.
+if TYPE_CHECKING:
+    from lightning_modules.experiment import Experiment
 
 KEYS = {
     "name": str,
@@ -54,7 +47,7 @@ KEYS = {
     "resume": str | None,
     "codec": Mapping,
     "data": Mapping,
-    "schedule": Mapping[str, Stage],
+    "schedule": Mapping,  # of stages
     "trainer": Mapping,
     "callbacks": Mapping,
     "logger": Mapping | None,
@@ -62,12 +55,17 @@ KEYS = {
 """Top-level keys of a config and what they hold."""
 
 
-def build(cfg: DictConfig, run_dir: Path) -> Experiment:
+def build(cfg: DictConfig, run_dir: Path) -> "Experiment":
     """Make every part of an experiment and check how they fit.
 
     Raises:
         ValueError: with what is wrong in the configuration.
     """
+    from lightning.pytorch import seed_everything
+
+    from callbacks.csv_logger import RunCSV
+    from lightning_modules.experiment import Experiment
+
     _check_config(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data)
@@ -96,12 +94,14 @@ def _parts(group: DictConfig | dict) -> list[Any]:
 
 
 def _check_config(cfg: DictConfig) -> None:
+    from lightning_modules.stages import Stage
+
     plain = OmegaConf.to_container(cfg, resolve=True)
     for stage in plain.get("schedule", {}).values():
         if isinstance(stage, dict) and stage.get("data"):
             # As `_stage` will see it.
             stage["data"] = OmegaConf.to_container(OmegaConf.merge(plain["data"], stage["data"]))
-    check_components(plain, KEYS)
+    check_components(plain, KEYS | {"schedule": Mapping[str, Stage]})
     if not 0 <= cfg.seed < 2**32:
         raise ValueError(f"seed is {cfg.seed}, must be within 0..{2**32 - 1}")
 
@@ -114,8 +114,10 @@ def _task(name: str, node: DictConfig, *parts: Any) -> Any:
 
 
 def _network(name: str, node: DictConfig) -> Any:
+    from torch import nn
+
     network = instantiate(node)
-    if not isinstance(network, torch.nn.Module):
+    if not isinstance(network, nn.Module):
         raise ValueError(f"networks.{name} is {type(network).__name__}, must be a network")
     return network
 
@@ -137,11 +139,15 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         DataError, TooManyUnreadable: files of the data set stop the run.
         FloatingPointError: the loss is no number any more.
     """
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from lightning_modules.schedule import run
+
     try:
         check_run_dir(cfg, run_dir)
         cfg = OmegaConf.merge(cfg, {"run_dir": str(run_dir)})
         experiment = build(cfg, run_dir)
-        _save_config(cfg, run_dir)
+        rank_zero_only(_save_config)(cfg, run_dir)
     except (*MISTAKES, InstantiationException) as error:
         raise UserError(one_line(error)) from error
     for logger in experiment.loggers:
@@ -154,7 +160,6 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             getattr(getattr(logger, "experiment", None), "finish", lambda: None)()
 
 
-@rank_zero_only
 def _save_config(cfg: DictConfig, run_dir: Path) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -185,6 +190,15 @@ def choose_run_dir(cfg: DictConfig) -> Path:
 @hydra.main(config_path=str(Path(__file__).parent / "configs"), config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Entry point: the user's mistakes become one line and status 2, what stops a run one line and status 1."""
+    import torch
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    from callbacks.unreadable_files import TooManyUnreadable
+    from datamodules.source import DataError
+    from lightning_modules.checkpoints import UnusableState
+
+    torch.set_float32_matmul_precision("high")
+    _quieten()
     if not SHOW_ALL:
         # Processes that are started from here, and errors that are none of the user's, are Hydra's to show.
         os.environ.pop("HYDRA_FULL_ERROR", None)
@@ -231,7 +245,6 @@ def _resume(cfg: DictConfig) -> tuple[Path, DictConfig]:
 
 def command() -> None:
     """``python train.py``: what Hydra refuses is one line and status 2 too."""
-    _quieten()
     run_main(main, (HydraException,))
 
 
@@ -248,5 +261,4 @@ def _quieten() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_float32_matmul_precision("high")
     command()

@@ -15,10 +15,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from compressai.entropy_models import EntropyModel
 
 from models.bitstream import BitstreamError
 from models.entropy import rans
+from models.entropy.density import Density
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Tables:
     guesses: np.ndarray
 
     @classmethod
-    def of(cls, model: EntropyModel) -> "Tables":
-        """Flatten the buffers of a CompressAI entropy model (``tables.build`` fills them).
+    def of(cls, model: Density) -> "Tables":
+        """Flatten the buffers of a density (``tables.build`` fills them).
 
         Raises:
             ValueError: a row that is no CDF: not ascending from 0 to 65536, or without an escape.
@@ -77,9 +77,9 @@ class TableCache:
     """Flat tables of entropy models, made anew whenever a model's buffers have changed."""
 
     def __init__(self) -> None:
-        self._known: dict[EntropyModel, tuple[tuple, Tables]] = {}
+        self._known: dict[Density, tuple[tuple, Tables]] = {}
 
-    def __call__(self, model: EntropyModel) -> Tables:
+    def __call__(self, model: Density) -> Tables:
         buffers = (model.quantized_cdf, model.cdf_length, model.offset)
         # The tensors themselves, not their ids: an id may return with another tensor.
         state = (*buffers, *(b._version for b in buffers))
