@@ -214,6 +214,23 @@ def test_a_corrupt_image_is_named_and_left_out_for_every_codec(tmp_path, photos,
     assert "excluded: c.png: " in capsys.readouterr().err
 
 
+def test_an_image_that_one_codec_cannot_code_is_named_and_left_out_for_every_codec(tmp_path, photos, capsys):
+    Image.fromarray(np.full((1, 20000, 3), 90, np.uint8)).save(photos / "long.png")
+    command = ("codecs=[webp, jpeg, hevc]", "rates={webp: [30, 60], jpeg: [30], hevc: [40]}")
+    results = run(tmp_path / "out", *command, f"data.root={photos}")
+    assert [row["codec"] for row in results["rows"]] == ["webp", "webp", "jpeg", "hevc"]
+    assert [row["num_images"] for row in results["rows"]] == [2, 2, 2, 2]
+    assert results["skipped"] == []
+    (excluded,) = results["excluded_images"]
+    assert excluded["image"] == "long.png"
+    assert excluded["reason"].startswith(
+        "webp: image size 20000x1 (width x height): WebP takes sides of at most 16383 pixels"
+    )
+    printed = capsys.readouterr()
+    assert "excluded: long.png: webp: image size 20000x1" in printed.err
+    assert "2 images, 1 excluded" in printed.out
+
+
 def test_a_checkpoint_of_another_version_says_so(a_run, tmp_path):
     path = tmp_path / "old.ckpt"
     content = torch.load(a_run / "stages" / "03-joint" / "checkpoints" / "last.ckpt", weights_only=True)
