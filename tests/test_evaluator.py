@@ -1,6 +1,7 @@
 """The evaluation engine: figures from real files, cache, resumption, damaged images, failing codecs."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from datamodules.portraits import Portraits
 from evaluation.cache import Cache
+from evaluation.curves.comparison import compare
 from evaluation.evaluator import evaluate
 from evaluation.failures import Failures
 from evaluation.points import OWN, Head, Point
@@ -313,6 +315,40 @@ def test_per_image_rows_average_to_the_row(images, tmp_path):
     )
     low, high = row["ci95"]["psnr"]
     assert low < row["psnr"] < high
+
+
+def test_rows_share_their_resamples(images, tmp_path):
+    """A codec under two names differs from itself by nothing in every resample, by some percent were they unpaired."""
+    labels = images.source.labels
+    heads = [Head("identity", "other", task(JPEG(), labels), JPEG())]
+    codec = JPEG().eval()
+    points = [
+        Point(name, codec, rate=rate, shown_rate=rate, heads=heads)
+        for name in ("one", "two")
+        for rate in (10.0, 30.0, 50.0, 80.0)
+    ]
+    rows, samples = rows_of(quietly(points, images, tmp_path), command="", num_resamples=50, progress=False)
+    assert {"bpp", "bpp_payload", "psnr", "identity/top1", "identity/bpp"} <= samples[0].keys()
+    for one, two in zip(samples[:4], samples[4:], strict=True):
+        assert one.keys() == two.keys()
+        assert all(np.array_equal(one[key], two[key], equal_nan=True) for key in one)
+    # Rates of one codec move together too: the images that make one file long make all long.
+    assert all(np.corrcoef(samples[0]["bpp"], other["bpp"])[0, 1] > 0.5 for other in samples[1:4])
+    compared = [row for row in compare(rows, samples, anchors=["one"])["rows"] if row["metric"] == "psnr"]
+    assert [row["codec"] for row in compared] == ["two", "two"]
+    for row in compared:
+        assert row["bd_rate_percent"] == pytest.approx(0, abs=1e-9)
+        assert row["ci95"] == pytest.approx([0, 0], abs=1e-9)
+
+
+def test_seconds_hold_the_transforms(images, tmp_path):
+    """As a user has them: from a picture to a file, and from the file to the picture."""
+    codec = tiny_codec("mean_scale_tiny").eval()
+    codec.g_a.register_forward_pre_hook(lambda *_: time.sleep(0.3))
+    codec.g_s.register_forward_pre_hook(lambda *_: time.sleep(0.4))
+    (seconds,) = quietly([Point("mine", codec)], images, tmp_path, timed_images=1).seconds
+    assert seconds["encode"] >= 0.3
+    assert seconds["decode"] >= 0.4
 
 
 def test_payload_is_what_a_file_holds_beyond_a_grey_one(images, tmp_path):
