@@ -20,6 +20,7 @@ from evaluation import real_bytes
 from evaluation.cache import Cache, Entry
 from evaluation.devices import moved
 from evaluation.environment import processor
+from evaluation.failures import FAILURES, Failures, reason_of
 from evaluation.measures import PICTURE_METRICS, levels, picture_quality
 from evaluation.points import Point, identity
 from evaluation.set_metrics import states_of, to_json
@@ -50,11 +51,12 @@ class Evaluation:
 
     Attributes:
         images: names of the images that count, the same for every point.
-        excluded: {image: reason} of those that could not be read: no point is judged on them.
+        excluded: {image: reason} of those that could not be read, or that a codec failed on: no point is judged on
+            them (evaluation/failures.py).
         points: those of which every image was measured.
         entries: for each of ``points``, one entry an image, in the order of ``images``.
         seconds: for each of ``points``, ``{"encode": ..., "decode": ...}`` an image, or nothing where not timed.
-        skipped: [(point, reason)]: what could not be measured.
+        skipped: [(point, reason)]: what could not be measured, or only on too few images.
     """
 
     images: list[str]
@@ -121,6 +123,7 @@ def evaluate(
 class _Image:
     """One image, read once for all points, on the device."""
 
+    index: int
     name: str
     digest: str
     batch: Batch
@@ -146,6 +149,7 @@ class _Work:
         self.excluded: dict[int, str] = {}
         self.failed: dict[int, str] = {}
         self.headers: dict[tuple[str, tuple[int, int]], int | None] = {}
+        self.failures = Failures(points, len(images))
         self.fresh = {head: head.task.metrics() for point in points for head in point.heads}
         self.stop = threading.Event()
 
@@ -169,6 +173,10 @@ class _Work:
             except BaseException:
                 self.stop.set()
                 raise
+        names = {index: self.images.name(index) for index in self.digests}
+        self.failed, images = self.failures.settle(names)
+        self.excluded |= images
+        self.digests = {index: d for index, d in self.digests.items() if index not in images}
 
     def _jobs(self, workers: int, bar: tqdm) -> Iterator[Callable[[], None]]:
         everything = range(len(self.points))
@@ -194,7 +202,7 @@ class _Work:
         batch = moved(batch, self.device)
         x = batch["image"]
         interleaved = x.contiguous(memory_format=torch.channels_last)
-        return _Image(self.images.name(index), self.digests[index], batch, x, interleaved)
+        return _Image(index, self.images.name(index), self.digests[index], batch, x, interleaved)
 
     def _points(self, image: _Image, positions: Iterable[int], bar: tqdm) -> None:
         for position in positions:
@@ -205,13 +213,13 @@ class _Work:
                 try:
                     content = self._measure(self.points[position], image)
                 except FAILURES as error:
-                    self.failed[position] = _reason(image.name, error)
+                    self.failures.add(position, image.index, error)
                 else:
                     self.caches[position].add(image.name, image.digest, content)
             bar.update()
 
     def _missing(self, position: int, image: _Image) -> bool:
-        if position in self.failed:
+        if self.failures.out(position):
             return False
         entry = self.caches[position].get(image.name, image.digest)
         return entry is None or not (
@@ -269,7 +277,7 @@ class _Work:
                     _seconds(point, xs[0])  # the first call of a network plans its memory
                 pairs = [_seconds(point, x) for x in xs]
             except FAILURES as error:
-                self.failed[position] = _reason("timing", error)
+                self.failed[position] = f"timing: {reason_of(error)}"
                 continue
             encode, decode = (sum(times) / len(pairs) for times in zip(*pairs, strict=True))
             store.add(point.key, digest, {"encode": encode, "decode": decode})
@@ -277,10 +285,6 @@ class _Work:
             if entry := store.get(self.points[position].key, digest):
                 seconds[position] = {"encode": entry["encode"], "decode": entry["decode"]}
         return seconds
-
-
-FAILURES = (ValueError, RuntimeError, OSError, ImportError)
-"""What a codec raises that cannot code an image: its point is left out, with the reason, and the others go on."""
 
 
 def _seconds(point: Point, x: Tensor) -> tuple[float, float]:
@@ -306,9 +310,3 @@ def _digest(batch: Batch) -> str:
                 digest.update(f"{key} {tuple(plain.shape)}".encode())
                 digest.update(np.ascontiguousarray(plain.numpy()).tobytes())
     return digest.hexdigest()
-
-
-def _reason(where: str, error: BaseException) -> str:
-    if isinstance(error, ImportError):
-        return str(error)
-    return f"{where}: {type(error).__name__}: {' '.join(str(error).split())}"

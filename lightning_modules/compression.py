@@ -279,10 +279,11 @@ class CompressionSystem(LightningModule):
             self.headers[size] = real_bytes.grey_bytes(self.subject, size, self.rate)
         for name, values in coded.rates(self.headers[size]).items():
             self.measures.add(name, values)
-        coded.output.bits = {}  # the files' own, which are measured already
-        for name in self._measure(coded.output, batch):
+        for name in self.judged:
             paid = coded.bits_for(self.subject.layers_of(self.tasks[name].reads))
             self.measures.add(f"{name}/bpp", paid / (size[0] * size[1]))
+        coded.output.bits = {}  # the files' own, which are measured already
+        self._measure(coded.output, batch)
 
     def on_test_epoch_end(self) -> None:
         self._publish("test")

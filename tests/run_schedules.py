@@ -38,7 +38,7 @@ TINY = (
     "data={batch_size: 4, num_train: 24, num_val: 5, num_test: 5, num_workers: 0}",
     # An odd share of labels is missing: one process then holds more of them than the other.
     "+data.missing={identity: 0.5}",
-    "baselines={}",
+    "baselines.jpeg.rates=[20]",
     # Batch norm sees other batches on two processes; everything of our own uses group norm.
     "tasks.identity.head.norm=group",
     "callbacks={reconstructions: null, latent_statistics: null}",

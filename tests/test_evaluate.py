@@ -109,15 +109,29 @@ def test_files_are_those_of_the_contract(a_run, tmp_path, photos):
 
 
 def test_a_sweep_is_one_curve(sweep, tmp_path):
-    results = run(tmp_path, *PORTRAITS, f"codecs=[{sweep}, {{other: {sweep}}}]")
+    rates = "[5, 20, 50, 80]"
+    command = (
+        f"codecs=[{sweep}, {{other: {sweep}}}, {{one: jpeg}}, {{two: jpeg}}]",
+        f"rates={{one: {rates}, two: {rates}}}",
+        "anchors=[mine, one]",
+    )
+    results = run(tmp_path, *PORTRAITS, *command)
     rows = [row for row in results["rows"] if row["codec"] == "mine"]
     assert [row["rate"] for row in rows] == [0.002, 0.05]
     assert [row["task_head"] for row in rows] == ["own", "own"]
     # Hardly trained, two points may have no common range: a curve with itself is then null, never a made-up number.
     bd = json.loads((tmp_path / "bd.json").read_text())["rows"]
-    for row in (r for r in bd if r["codec"] == "other"):
+    assert {(row["codec"], row["anchor"]) for row in bd} >= {("other", "mine"), ("two", "one")}
+    for row in (r for r in bd if (r["codec"], r["anchor"]) == ("other", "mine")):
         assert (row["bd_rate_percent"] is None) == bool(row["reason"])
         assert (row["bd_rate_percent"] or 0) == pytest.approx(0, abs=1e-6)
+    # JPEG has one: with itself it is nothing, and the numbers are there.
+    of_jpeg = [r for r in bd if (r["codec"], r["anchor"], r["metric"]) == ("two", "one", "psnr")]
+    assert [row["rate_axis"] for row in of_jpeg] == ["bpp", "bpp_payload"]
+    for row in of_jpeg:
+        assert row["bd_rate_percent"] == pytest.approx(0, abs=1e-6)
+        assert row["ci95"] == pytest.approx([0, 0], abs=1e-6)
+        assert row["overlap"] == pytest.approx(1)
 
 
 def test_own_heads_are_left_out_where_the_data_has_no_labels(a_run, tmp_path, photos):
@@ -212,6 +226,23 @@ def test_a_corrupt_image_is_named_and_left_out_for_every_codec(tmp_path, photos,
     assert [row["num_images"] for row in results["rows"]] == [2, 2]
     assert [e["image"] for e in results["excluded_images"]] == ["c.png"]
     assert "excluded: c.png: " in capsys.readouterr().err
+
+
+def test_an_image_that_one_codec_cannot_code_is_named_and_left_out_for_every_codec(tmp_path, photos, capsys):
+    Image.fromarray(np.full((1, 20000, 3), 90, np.uint8)).save(photos / "long.png")
+    command = ("codecs=[webp, jpeg, hevc]", "rates={webp: [30, 60], jpeg: [30], hevc: [40]}")
+    results = run(tmp_path / "out", *command, f"data.root={photos}")
+    assert [row["codec"] for row in results["rows"]] == ["webp", "webp", "jpeg", "hevc"]
+    assert [row["num_images"] for row in results["rows"]] == [2, 2, 2, 2]
+    assert results["skipped"] == []
+    (excluded,) = results["excluded_images"]
+    assert excluded["image"] == "long.png"
+    assert excluded["reason"].startswith(
+        "webp: image size 20000x1 (width x height): WebP takes sides of at most 16383 pixels"
+    )
+    printed = capsys.readouterr()
+    assert "excluded: long.png: webp: image size 20000x1" in printed.err
+    assert "2 images, 1 excluded" in printed.out
 
 
 def test_a_checkpoint_of_another_version_says_so(a_run, tmp_path):

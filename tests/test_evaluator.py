@@ -1,6 +1,7 @@
 """The evaluation engine: figures from real files, cache, resumption, damaged images, failing codecs."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from datamodules.portraits import Portraits
 from evaluation.cache import Cache
+from evaluation.curves.comparison import compare
 from evaluation.evaluator import evaluate
+from evaluation.failures import Failures
 from evaluation.points import OWN, Head, Point
 from evaluation.rows import image_rows, rows_of
 from evaluation.set_metrics import Resampled, from_json, states_of, to_json
@@ -198,6 +201,97 @@ def test_a_failing_codec_is_skipped_with_its_reason(images, tmp_path, monkeypatc
     assert "OSError: encoder crashed" in reason
 
 
+@pytest.fixture
+def picky(monkeypatch) -> set[bytes]:
+    """Pictures, as bytes, that JPEG in 4:2:0 refuses."""
+    encode, refused = JPEG.encode, set()
+
+    def refuses(self, image, rate):
+        if self.subsampling == "4:2:0" and image.tobytes() in refused:
+            raise ValueError("too long for me")
+        return encode(self, image, rate)
+
+    monkeypatch.setattr(JPEG, "encode", refuses)
+    return refused
+
+
+def other(rate: float) -> Point:
+    return Point("other", JPEG().eval(), rate=rate, settings={"subsampling": "4:2:0"})
+
+
+def pixels(images: SplitImages, index: int) -> bytes:
+    return (images.read(index)["image"][0] * 255).round().byte().permute(1, 2, 0).numpy().tobytes()
+
+
+def test_an_image_that_a_codec_fails_on_is_left_out_for_all(images, tmp_path, picky):
+    picky.add(pixels(images, 2))
+    points = [other(30.0), other(60.0), jpeg(30.0)]
+    evaluation = quietly(points, images, tmp_path, timed_images=6, workers=2)
+    assert evaluation.points == points
+    assert not evaluation.skipped
+    assert evaluation.excluded == {images.name(2): "other: too long for me"}
+    others = [images.name(index) for index in (0, 1, 3, 4, 5)]
+    assert evaluation.images == others
+    assert [[entry["image"] for entry in entries] for entries in evaluation.entries] == [others] * 3
+    assert all(seconds["encode"] > 0 for seconds in evaluation.seconds)
+    rows, _ = rows_of(evaluation, command="", num_resamples=5, progress=False)
+    assert [row["num_images"] for row in rows] == [5, 5, 5]
+    # Again from the cache; and without the codec, or once it can, the image counts.
+    again = quietly(points, images, tmp_path, timed_images=6)
+    assert (again.entries, again.excluded) == (evaluation.entries, evaluation.excluded)
+    assert len(quietly(points[2:], images, tmp_path).images) == 6
+    picky.clear()
+    assert [len(entries) for entries in quietly(points, images, tmp_path).entries] == [6, 6, 6]
+
+
+def test_a_codec_that_fails_on_many_images_is_left_out_and_the_images_stay(images, tmp_path, picky):
+    picky |= {pixels(images, index) for index in (2, 4)}
+    broken = other(30.0)
+    evaluation = quietly([broken, jpeg(30.0)], images, tmp_path)
+    assert [point.name for point in evaluation.points] == ["jpeg"]
+    assert len(evaluation.images) == 6
+    assert not evaluation.excluded
+    reason = (
+        "it fails on too many images: of 6, 1 may be left out for all codecs together; "
+        f"first {images.name(2)}: too long for me"
+    )
+    assert evaluation.skipped == [(broken, reason)]
+
+
+@pytest.mark.parametrize(
+    ("num_images", "failed", "points", "excluded"),
+    [
+        (1, {0: [0]}, {0}, set()),  # nothing would be left
+        (2, {0: [1]}, set(), {1}),
+        (30, {0: [1, 2, 3], 1: [2]}, set(), {1, 2, 3}),
+        (30, {0: [1, 2, 3, 4], 1: [2]}, {0}, {2}),
+        # Each could be borne, not both: a codec's points go together, the later ones first.
+        (6, {0: [1], 1: [1], 2: [4], 3: [4]}, {2, 3}, {1}),
+        (20, {0: [1], 1: [4, 5]}, {1}, {1}),
+    ],
+)
+def test_who_is_left_out(num_images, failed, points, excluded):
+    failures = Failures([jpeg(30.0)] * 4, num_images)
+    for position, indices in failed.items():
+        for index in indices:
+            failures.add(position, index, ValueError("no"))
+    out, images = failures.settle({index: str(index) for index in range(num_images)})
+    assert (set(out), set(images)) == (points, excluded)
+
+
+def test_a_codec_that_is_not_installed_costs_no_image(images, tmp_path, monkeypatch):
+    calls = []
+
+    def missing(self, data):
+        calls.append(data)
+        raise ImportError("needs something: pip install something")
+
+    monkeypatch.setattr(JPEG, "decode", missing)
+    evaluation = quietly([jpeg(30.0), Point("identity", Identity().eval())], images, tmp_path, workers=1)
+    assert [reason for _, reason in evaluation.skipped] == ["needs something: pip install something"]
+    assert (len(calls), len(evaluation.images)) == (1, 6)
+
+
 def test_ms_ssim_is_null_where_images_are_too_small(images, tmp_path):
     rows, samples = rows_of(
         quietly([jpeg(30.0)], images, tmp_path), command="", num_resamples=5, progress=False
@@ -221,6 +315,40 @@ def test_per_image_rows_average_to_the_row(images, tmp_path):
     )
     low, high = row["ci95"]["psnr"]
     assert low < row["psnr"] < high
+
+
+def test_rows_share_their_resamples(images, tmp_path):
+    """A codec under two names differs from itself by nothing in every resample, by some percent were they unpaired."""
+    labels = images.source.labels
+    heads = [Head("identity", "other", task(JPEG(), labels), JPEG())]
+    codec = JPEG().eval()
+    points = [
+        Point(name, codec, rate=rate, shown_rate=rate, heads=heads)
+        for name in ("one", "two")
+        for rate in (10.0, 30.0, 50.0, 80.0)
+    ]
+    rows, samples = rows_of(quietly(points, images, tmp_path), command="", num_resamples=50, progress=False)
+    assert {"bpp", "bpp_payload", "psnr", "identity/top1", "identity/bpp"} <= samples[0].keys()
+    for one, two in zip(samples[:4], samples[4:], strict=True):
+        assert one.keys() == two.keys()
+        assert all(np.array_equal(one[key], two[key], equal_nan=True) for key in one)
+    # Rates of one codec move together too: the images that make one file long make all long.
+    assert all(np.corrcoef(samples[0]["bpp"], other["bpp"])[0, 1] > 0.5 for other in samples[1:4])
+    compared = [row for row in compare(rows, samples, anchors=["one"])["rows"] if row["metric"] == "psnr"]
+    assert [row["codec"] for row in compared] == ["two", "two"]
+    for row in compared:
+        assert row["bd_rate_percent"] == pytest.approx(0, abs=1e-9)
+        assert row["ci95"] == pytest.approx([0, 0], abs=1e-9)
+
+
+def test_seconds_hold_the_transforms(images, tmp_path):
+    """As a user has them: from a picture to a file, and from the file to the picture."""
+    codec = tiny_codec("mean_scale_tiny").eval()
+    codec.g_a.register_forward_pre_hook(lambda *_: time.sleep(0.3))
+    codec.g_s.register_forward_pre_hook(lambda *_: time.sleep(0.4))
+    (seconds,) = quietly([Point("mine", codec)], images, tmp_path, timed_images=1).seconds
+    assert seconds["encode"] >= 0.3
+    assert seconds["decode"] >= 0.4
 
 
 def test_payload_is_what_a_file_holds_beyond_a_grey_one(images, tmp_path):

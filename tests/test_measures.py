@@ -11,11 +11,13 @@ from torch import Tensor
 
 from benchmarks import recompute
 from evaluation import real_bytes
-from evaluation.measures import ImageMeans, Measures, levels, psnr
+from evaluation.measures import ImageMeans, Measures, levels, picture_quality, psnr
 from evaluation.results import make_row, table
+from losses.distortion import MSSSIM
 from models.codecs.standard.pillow import JPEG
 from models.outputs import CodecOutput
 from tests.conftest import tiny_codec
+from tests.drawn_pictures import drawn
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,6 +51,52 @@ def test_small_images_have_no_ms_ssim() -> None:
         x = torch.rand(2, 3, *size)
         measures.add_pictures(CodecOutput(size, x_hat=x), levels(x) / 255)
     assert measures.compute()["ms_ssim"] == pytest.approx(1.0, abs=1e-3)
+
+
+def slow_ms_ssim(a: np.ndarray, b: np.ndarray, peak: float) -> float:
+    """Wang, Simoncelli and Bovik, Multiscale structural similarity, Asilomar 2003; a, b: (3, H, W) up to ``peak``."""
+    window = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    window = np.outer(window, window) / window.sum() ** 2
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+
+    def blurred(x: np.ndarray) -> np.ndarray:
+        patches = np.lib.stride_tricks.sliding_window_view(x, (11, 11), axis=(1, 2))
+        return np.einsum("chwij,ij->chw", patches, window)
+
+    result, weights = 1.0, (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+    for scale, weight in enumerate(weights):
+        mean_a, mean_b = blurred(a), blurred(b)
+        var_a, var_b = blurred(a * a) - mean_a**2, blurred(b * b) - mean_b**2
+        covariance = blurred(a * b) - mean_a * mean_b
+        similarity = (2 * covariance + c2) / (var_a + var_b + c2)
+        if scale == len(weights) - 1:
+            similarity *= (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+        result *= similarity.mean() ** weight
+        a, b = (
+            x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+            .reshape(3, x.shape[1] // 2, 2, x.shape[2] // 2, 2)
+            .mean((2, 4))
+            for x in (a, b)
+        )
+    return result
+
+
+def test_ms_ssim_is_that_of_the_paper_in_training_and_evaluation() -> None:
+    # Flat where the constants decide, textured elsewhere, and darker than white.
+    x = torch.from_numpy(np.stack([drawn(180, 200, seed) for seed in (0, 1)])).permute(0, 3, 1, 2).float()
+    x[:, :, :, :90] = 40.0
+    x_hat = (x + 12 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).round().clamp(0, 255)
+    expected = [
+        slow_ms_ssim(a.double().numpy(), b.double().numpy(), 255) for a, b in zip(x_hat, x, strict=True)
+    ]
+    assert 0.3 < min(expected) < max(expected) < 0.97
+    output = CodecOutput((180, 200), x_hat=x_hat / 255)
+    # The last digits differ: at the coarsest scale, torchmetrics mirrors the picture at its borders.
+    assert picture_quality(output, x / 255)["ms_ssim"].tolist() == pytest.approx(expected, abs=5e-4)
+    assert MSSSIM()(output, {"image": x / 255}).item() == pytest.approx(1 - np.mean(expected), abs=5e-4)
+    measures = Measures({})
+    measures.add_pictures(output, x / 255)
+    assert measures.compute()["ms_ssim"] == pytest.approx(np.mean(expected), abs=5e-4)
 
 
 @pytest.mark.parametrize(

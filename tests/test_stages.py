@@ -30,10 +30,11 @@ TINY = (
     "data.num_workers=0",
     "codec.width=8",
     "codec.latent_channels=8",
-    "baselines={}",
+    "~baselines.jpeg",
     "callbacks.reconstructions=null",
     "callbacks.latent_statistics=null",
 )
+NO_TASKS = ("~tasks.identity", "~tasks.parsing", "~task_weights.identity", "~task_weights.parsing")
 SHORT = tuple(f"schedule.{stage}.num_batches=4" for stage in ("pretrain", "heads", "joint"))
 
 
@@ -202,13 +203,17 @@ def test_partial_labels_on_two_ranks_give_the_gradient_of_one() -> None:
 
 @pytest.mark.parametrize("schedule", ["encoder_only", "decoder_only"])
 def test_fine_tuning_one_side_keeps_the_other(schedule: str, tmp_path: Path) -> None:
-    before = train(compose_config(*TINY, "schedule=rate_distortion", "schedule.rate_distortion.num_batches=3",
-                                  "tasks={}", "task_weights={}"), tmp_path / "a")  # fmt: skip
+    config = compose_config(
+        *TINY, *NO_TASKS, "schedule=rate_distortion", "schedule.rate_distortion.num_batches=3"
+    )
+    before = train(config, tmp_path / "a")
     assert before["stages"][0]["metrics"]["val/bpp"] > 0
+    # The codec alone, and nothing beside it.
+    assert [(row["codec"], row["tasks"]) for row in before["test"]["rows"]] == [("rate_distortion", {})]
     last = tmp_path / "a" / "stages" / "01-rate_distortion" / "checkpoints" / "last.ckpt"
     config = compose_config(
-        *TINY, f"schedule={schedule}", f"schedule.{schedule}.num_batches=3",
-        f"+schedule.{schedule}.init_from.codec={last}", "tasks={}", "task_weights={}",
+        *TINY, *NO_TASKS, f"schedule={schedule}", f"schedule.{schedule}.num_batches=3",
+        f"+schedule.{schedule}.init_from.codec={last}",
     )  # fmt: skip
     train(config, tmp_path / "b")
     old = torch.load(last, weights_only=True)["state_dict"]
@@ -221,6 +226,39 @@ def test_fine_tuning_one_side_keeps_the_other(schedule: str, tmp_path: Path) -> 
     ]
     assert moved
     assert all(name.startswith(allowed) for name in moved)
+
+
+def test_a_run_goes_on_from_its_last_state_not_from_its_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after batch 4 of 6: the best state, of the validation after batch 3, is one batch older than the last."""
+    stage = "schedule.rate_distortion"
+    lengths = (f"{stage}.num_batches=6", f"{stage}.num_validations=2", f"+{stage}.checkpoint_every=1")
+    config = compose_config(*TINY, *NO_TASKS, "schedule=rate_distortion", *lengths)
+    train(config, tmp_path / "whole")
+    step = CompressionSystem.training_step
+
+    def die(system: CompressionSystem, batch: dict, batch_idx: int) -> dict:
+        if batch_idx == 4:
+            raise RuntimeError("the plug is pulled")
+        return step(system, batch, batch_idx)
+
+    monkeypatch.setattr(CompressionSystem, "training_step", die)
+    with pytest.raises(RuntimeError, match="the plug is pulled"):
+        train(config, tmp_path / "killed")
+    monkeypatch.undo()
+    files = Path("stages", "01-rate_distortion", "checkpoints")
+    best, last = (
+        torch.load(tmp_path / "killed" / files / name, weights_only=True)["batches_done"]
+        for name in ("best.ckpt", "last.ckpt")
+    )
+    assert (best, last) == (3, 4)
+    train(config, tmp_path / "killed")
+    whole, again = (
+        torch.load(tmp_path / run / files / "last.ckpt", weights_only=True) for run in ("whole", "killed")
+    )
+    assert whole["state_dict"].keys() == again["state_dict"].keys()
+    assert all(torch.equal(value, again["state_dict"][name]) for name, value in whole["state_dict"].items())
 
 
 def test_settings_hold_for_their_stage_alone(tmp_path: Path) -> None:

@@ -77,6 +77,32 @@ def test_every_size_comes_back_from_the_file_alone(codec: StandardCodec, size: t
         assert quality(decoded, image) > 24
 
 
+def test_the_longest_side_comes_back_and_a_longer_one_is_told(codec: StandardCodec) -> None:
+    longest = torch.zeros(1, 3, 1, codec.max_side)
+    (bitstream,) = codec.compress(longest, codec.rates[0])
+    decoded = codec.decompress([codec.parse(codec.serialise(bitstream))]).x_hat
+    assert decoded.shape == longest.shape
+    assert decoded.max() < 0.3
+    for size in ((1, codec.max_side + 1), (codec.max_side + 1, 1)):
+        message = (
+            rf"image size {size[1]}x{size[0]} .width x height.: {type(codec).__name__} takes sides of at most"
+        )
+        with pytest.raises(ValueError, match=message):
+            codec.compress(torch.zeros(1, 3, *size), codec.rates[0])
+
+
+def test_a_downscaled_codec_takes_what_its_small_picture_allows() -> None:
+    codec = Downscaled(WebP(), scale=1 / 4).eval()
+    assert codec.compress(torch.zeros(1, 3, 4, 20000), 30)[0].size == (4, 20000)
+    with pytest.raises(ValueError, match="image size 17500x1 .* WebP takes sides of at most 16383"):
+        Downscaled(WebP(), scale=1 / 2).eval().compress(torch.zeros(1, 3, 2, 35000), 30)
+
+
+def test_what_x265_says_does_not_reach_the_user() -> None:
+    with pytest.raises(RuntimeError, match=r"^x265 failed on a picture of 40x56 at qp 30$"):
+        HEVC(preset="no such preset").encode(drawn(40, 56), 30)
+
+
 def test_sizes_are_read_without_decoding(codec: StandardCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     data = codec.encode(drawn(40, 56), codec.rates[0])
 

@@ -151,6 +151,30 @@ def test_turns_are_what_a_loop_by_hand_does(tmp_path: Path) -> None:
     assert not torch.equal(critic.weight, parts()[1].weight)
 
 
+def test_one_update_adds_the_auxiliary_loss_as_several_do(tmp_path: Path) -> None:
+    codec, _ = parts()
+    objective = Objective(rate=Rate(), distortion={"mse": MSE()}, lmbda=0.01)
+    update = Update(["codec"], objective, partial(torch.optim.SGD, lr=1e-3), clip=None, aux_lr=0.01)
+    fit(CompressionSystem(codec, {}, Stage(NUM_BATCHES, {"main": update}), seed=SEED), tmp_path)
+
+    slow, _ = parts()
+    named = dict(slow.named_parameters())
+    rates = {name: 0.01 if name.endswith(".quantiles") else 1e-3 for name in named}
+    before = {name: p.detach().clone() for name, p in named.items() if name.endswith(".quantiles")}
+    for batch in data().train_dataloader():
+        x = batch["image"].float() / 255
+        output = slow(x, keys=sample_keys(SEED, batch["draw"]))
+        loss = output.bits["base"].mean() / 32**2 + 0.01 * 255**2 * (output.x_hat - x).square().mean()
+        gradients = torch.autograd.grad(loss + slow.auxiliary_loss(), list(named.values()))
+        with torch.no_grad():
+            for (name, p), gradient in zip(named.items(), gradients, strict=True):
+                p -= rates[name] * gradient
+    for name, ours in codec.named_parameters():
+        torch.testing.assert_close(ours, named[name], rtol=1e-4, atol=1e-6, msg=name)
+    assert before
+    assert not any(torch.equal(named[name], value) for name, value in before.items())
+
+
 def test_schedules_end_with_the_stage_however_many_batches_a_step_takes(tmp_path: Path) -> None:
     for accumulate in (1, 3):
         codec, _ = parts()

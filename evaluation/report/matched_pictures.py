@@ -9,7 +9,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluation.devices import moved
-from evaluation.evaluator import FAILURES, Batch, Evaluation, Images
+from evaluation.evaluator import Batch, Evaluation, Images
+from evaluation.failures import FAILURES
 from evaluation.measures import picture_quality
 from evaluation.points import Point
 from evaluation.report.bits_map import bits_per_pixel

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.bitstream import BitstreamError
+from models.bitstream import MAX_SIDE, BitstreamError
 from models.codecs.base import Codec
 from models.outputs import Bitstream, CodecOutput
 
@@ -28,10 +28,12 @@ class StandardCodec(Codec):
     Attributes:
         rates: the default ladder, ordered from fewest to most bits; its ends are the range that is allowed.
         rate_step: as in ``Codec``; rates between two steps are rounded.
+        max_side: the longest side, in pixels, that both encoder and decoder take.
     """
 
     learned, exact = False, True
     rate_step = 1.0
+    max_side = MAX_SIDE
 
     def encode(self, image: np.ndarray, rate: float) -> bytes:
         """uint8 (H, W, 3) RGB -> a whole file, at the codec's native quality ``rate``.
@@ -55,6 +57,18 @@ class StandardCodec(Codec):
         """(H, W) of the picture in a file, from its header where the subclass can. Raises as ``decode`` does."""
         return self.decode(data).shape[:2]
 
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Do nothing where a picture of (H, W) can be coded.
+
+        Raises:
+            ValueError: a side is too long for the format or for the program behind it.
+        """
+        if max(size) > self.max_side:
+            raise ValueError(
+                f"image size {size[1]}x{size[0]} (width x height): {type(self).__name__} takes sides of at most "
+                f"{self.max_side} pixels: cut the image or make it smaller, or take another codec"
+            )
+
     def about(self) -> dict[str, Any]:
         """What made the files, as plain JSON, to be stored with every result.
 
@@ -73,6 +87,7 @@ class StandardCodec(Codec):
         return output
 
     def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
+        self.check_size(tuple(x.shape[-2:]))
         # Truncated by byte(), so rounded half up; two passes over the picture, which count beside a JPEG's time.
         levels = torch.add(x.new_tensor(0.5), x, alpha=255).clamp_(0, 255.5)
         pixels = levels.byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from PIL import __version__ as pillow_version
 
-from models.bitstream import MAX_SIDE, BitstreamError
+from models.bitstream import BitstreamError
 from models.codecs.standard.base import StandardCodec
 
 _TRAILER = struct.Struct("<HH")
@@ -43,8 +43,6 @@ class Downscaled(StandardCodec):
 
     def encode(self, image: np.ndarray, rate: float) -> bytes:
         height, width = image.shape[:2]
-        if max(height, width) > MAX_SIDE:
-            raise ValueError(f"image {height}x{width} is larger than {MAX_SIDE} a side")
         small = self.codec.encode(_resized(image, self._small(height, width)), rate)
         return small + _TRAILER.pack(width - 1, height - 1)
 
@@ -63,6 +61,10 @@ class Downscaled(StandardCodec):
                 "the file is damaged or has another scale"
             )
         return height, width
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        super().check_size(size)
+        self.codec.check_size(self._small(*size))
 
     def about(self) -> dict[str, Any]:
         inner = self.codec.about()

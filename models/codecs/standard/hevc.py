@@ -29,6 +29,9 @@ _X265 = {
     "log-level": "none",
 }
 
+_LONG = 4208
+"""Longest side, in blocks of 16, of level 4.1: the highest level that allows such blocks."""
+
 
 class HEVC(StandardCodec):
     """One intra picture, 4:4:4, 8 bit, as a raw stream; ``rate`` is x265's qp, 51..12 (I pictures get it less 3).
@@ -48,14 +51,19 @@ class HEVC(StandardCodec):
         self.check_available()
         import av
 
-        padded, cut = nal.pad(image, multiple=1)
+        # x265 codes a side below 32 in blocks of 16, which no level allows where the other side is long.
+        padded, cut = nal.pad(image, least=32 if max(image.shape) > _LONG else 16)
         encoder = av.CodecContext.create("libx265", "w")
         encoder.width, encoder.height, encoder.pix_fmt = padded.shape[1], padded.shape[0], "yuv444p"
         encoder.time_base, encoder.thread_count = Fraction(1, 25), 1
         encoder.options = {"preset": self.preset, "x265-params": _parameters(round(rate))}
         frame = av.VideoFrame.from_ndarray(colour.to_ycbcr(padded), format="yuv444p")
         frame.pts = 0
-        stream = b"".join(bytes(packet) for part in (frame, None) for packet in encoder.encode(part))
+        try:
+            stream = b"".join(bytes(packet) for part in (frame, None) for packet in encoder.encode(part))
+        except av.error.FFmpegError as error:
+            height, width = image.shape[:2]
+            raise RuntimeError(f"x265 failed on a picture of {height}x{width} at qp {round(rate)}") from error
         return nal.seal(stream, nal.HEVC, cut)
 
     def decode(self, data: bytes) -> np.ndarray:

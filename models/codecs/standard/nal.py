@@ -45,17 +45,18 @@ HEVC = Syntax("HEVC", 33, (0, 1), bytes([56 << 1, 1]))
 VVC = Syntax("VVC", 15, (1, 3), bytes([0, 30 << 3 | 1]))
 
 
-def pad(image: np.ndarray, *, multiple: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Repeat the last row and column until both sides are at least 16 and multiples of ``multiple``.
+def pad(image: np.ndarray, *, least: int = 16, multiple: int = 1) -> tuple[np.ndarray, tuple[int, int]]:
+    """Repeat the last row and column until both sides are at least ``least`` and multiples of ``multiple``.
 
     Args:
         image: (H, W, 3).
+        least: 16 or 32.
         multiple: 1 or 2.
 
     Returns:
-        The padded picture, and how many rows and columns were added (0..15).
+        The padded picture, and how many rows and columns were added, each below ``least``.
     """
-    rows, columns = (max(16, -(-side // multiple) * multiple) - side for side in image.shape[:2])
+    rows, columns = (max(least, -(-side // multiple) * multiple) - side for side in image.shape[:2])
     return np.pad(image, ((0, rows), (0, columns), (0, 0)), mode="edge"), (rows, columns)
 
 

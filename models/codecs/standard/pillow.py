@@ -83,6 +83,7 @@ class JPEG(PillowCodec):
 
     rates = (1.0, 5.0, 10.0, 20.0, 35.0, 50.0, 65.0, 80.0, 90.0, 95.0)
     file_suffix = ".jpg"
+    max_side = 65500  # libjpeg's, below the 65535 of the format
     format, feature = "JPEG", "jpg"
 
     def __init__(self, *, subsampling: str | None = "4:2:0", optimize: bool = True):
@@ -108,6 +109,7 @@ class WebP(PillowCodec):
 
     rates = (0.0, 5.0, 10.0, 20.0, 35.0, 50.0, 65.0, 80.0, 90.0, 95.0, 100.0)
     file_suffix = ".webp"
+    max_side = 16383  # 14 bits
     format, feature = "WEBP", "webp"
     colour = "inside the library: limited-range BT.601 YCbCr"
 
@@ -162,6 +164,7 @@ class AVIF(PillowCodec):
 
     rates = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0)
     file_suffix = ".avif"
+    max_side = 32768  # longer ones are written, but libavif does not read them
     format, feature = "AVIF", "avif"
     oldest = "11.3"
 

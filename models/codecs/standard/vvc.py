@@ -31,6 +31,7 @@ class VVC(StandardCodec):
 
     rates = (63.0, 57.0, 52.0, 47.0, 42.0, 37.0, 32.0, 27.0, 22.0, 17.0)
     file_suffix = ".vvc"
+    max_side = 25328  # of level 6.3, in whole blocks of 8; longer ones are written, but no decoder reads them
 
     def __init__(self, *, preset: str = "fast"):
         super().__init__()
