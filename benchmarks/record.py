@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,17 @@ def section(
 
 def kept(record: str, name: str, settings: Sequence[Any] = ()) -> Path:
     """Where what belongs to this code, machine and settings is kept, without a suffix; nothing may be there yet."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(json.dumps([code(), machine(), list(settings)]).encode())
+    return KEPT / record / f"{name.replace(' ', '-')}-{digest.hexdigest()}"
+
+
+@cache
+def code() -> str:
+    """Digest of the code and configs, committed or not, as they were at the first call: when they were imported."""
     listed = ["git", "ls-files", "-z", "*.py", "*.yaml"]
     files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     digest = hashlib.blake2b(digest_size=8)
     for file in filter(None, files):
         digest.update((ROOT / file).read_bytes())
-    digest.update(json.dumps([machine(), list(settings)]).encode())
-    return KEPT / record / f"{name.replace(' ', '-')}-{digest.hexdigest()}"
+    return digest.hexdigest()
