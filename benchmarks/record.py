@@ -104,6 +104,6 @@ def code() -> str:
     listed = ["git", "ls-files", "-z", "*.py", "*.yaml"]
     files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     digest = hashlib.blake2b(digest_size=8)
-    for file in filter(None, files):
-        digest.update((ROOT / file).read_bytes())
+    for path in (ROOT / file for file in files):
+        digest.update(path.read_bytes() if path.is_file() else b"")
     return digest.hexdigest()
