@@ -35,6 +35,7 @@ from evaluation.sources import Skipped, SplitImages, points_of
 from launch.command import MISTAKES, run_main
 from launch.config_check import check_components
 from launch.errors import UserError, fail, one_line
+from pictures.names import shown
 
 KEYS = {
     "codecs": Sequence,
@@ -115,7 +116,7 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
     heads = {"higher_is_better": _directions(points), "own_head_of": _own_heads(points)}
     bd = compare(rows, samples, anchors=anchors, **heads)
     results = {
-        "dataset": Path(str(plain["data"].get("root", cfg.data._target_.rpartition(".")[2]))).name,
+        "dataset": shown(Path(str(plain["data"].get("root", cfg.data._target_.rpartition(".")[2]))).name),
         "split": cfg.split,
         "num_images": len(evaluation.images),
         "rows": rows,

@@ -55,11 +55,11 @@ def test_damaged_image_files(tmp_path):
     (batch,) = stage_batches(module, num_batches=1)
     assert len(batch["id"]) == 4
     assert "train/1.jpg" not in batch["id"]
-    assert any("1.jpg: image file is truncated" in reason for reason in batch["skipped"])
+    assert any("1.jpg: damaged picture: image file is truncated" in reason for reason in batch["skipped"])
     batches = list(module.test_dataloader())
     assert [batch.get("id") for batch in batches] == [["test/0.png"], ["test/1.png"], None, None]
     assert "2.png" in batches[2]["skipped"][0]
-    assert "3.png: cannot identify image file" in batches[3]["skipped"][0]
+    assert "3.png: not a picture in a format that is known here" in batches[3]["skipped"][0]
     damaged = module.check(["train", "test"])
     assert [len(damaged["train"]), len(damaged["test"])] == [1, 2]
 
@@ -129,8 +129,7 @@ def test_image_folder_reads_every_mode(tmp_path):
     Image.fromarray(pixels(0)).quantize(64).save(tmp_path / "p.png")
     assert read_image(tmp_path / "p.png").shape == (3, 24, 32)
     write(tmp_path / "deep.png", grey.astype(np.uint16) * 257)
-    with pytest.raises(UnreadableSample, match=r"deep.png: pixels are of mode I.*must be 8-bit"):
-        read_image(tmp_path / "deep.png")
+    np.testing.assert_array_equal(as_array(read_image(tmp_path / "deep.png"))[..., 1], grey)
 
 
 def test_exif_orientation_is_obeyed_or_not(tmp_path):

@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageCms
 from torch import Tensor
 
-from files.pictures import UPRIGHT, PictureError, read_picture, to_palette_png, to_png
+from pictures.reading import UPRIGHT, PictureError, read_picture
+from pictures.writing import to_palette_png, to_png, to_uint8
 
 SIZE = (20, 14)
 """(width, height)"""
@@ -317,19 +318,19 @@ def test_other_numbers_than_8_and_16_bits_are_refused(tmp_path: Path) -> None:
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
     path = saved(tmp_path, "a.png", Image.new("L", (400, 300)))
-    with pytest.raises(PictureError, match="400 x 300 pixels are more than the limit of 100000"):
+    with pytest.raises(PictureError, match="400 x 300 pixels are more than the limit max_pixels=100000"):
         read_picture(path, max_pixels=100_000)
     (tmp_path / "b.png").write_bytes(path.read_bytes()[:60])
-    with pytest.raises(PictureError, match="limit of 100000"):
+    with pytest.raises(PictureError, match="limit max_pixels=100000"):
         read_picture(tmp_path / "b.png", max_pixels=100_000)
 
 
 def test_pictures_are_written_as_they_were(tmp_path: Path) -> None:
     path = saved(tmp_path, "a.png", Image.fromarray(gradient()))
-    written = np.asarray(Image.open(io.BytesIO(to_png(read_picture(path)))))
+    written = np.asarray(Image.open(io.BytesIO(to_png(to_uint8(read_picture(path)[0])))))
     assert np.array_equal(written, gradient())
     assert np.asarray(
-        Image.open(io.BytesIO(to_png(torch.tensor([2.0, -1, 0.5]).reshape(1, 3, 1, 1))))
+        Image.open(io.BytesIO(to_png(to_uint8(torch.tensor([2.0, -1, 0.5]).reshape(3, 1, 1)))))
     ).tolist() == [[[255, 0, 128]]]
 
 
