@@ -25,6 +25,7 @@ from evaluation.results import table
 from launch.command import MISTAKES, run_main
 from launch.config_check import check_components
 from launch.errors import UserError, fail, one_line
+from pictures.names import shown
 
 # What takes seconds to load is imported where it is used: `--help` waits for none of it.
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
     heads = {"higher_is_better": _directions(points), "own_head_of": _own_heads(points)}
     bd = compare(rows, samples, anchors=anchors, **heads)
     results = {
-        "dataset": Path(str(plain["data"].get("root", cfg.data._target_.rpartition(".")[2]))).name,
+        "dataset": shown(Path(str(plain["data"].get("root", cfg.data._target_.rpartition(".")[2]))).name),
         "split": cfg.split,
         "num_images": len(evaluation.images),
         "rows": rows,

@@ -8,11 +8,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.fixed_images import Batch, FixedImages
 from callbacks.modes import evaluating
-from callbacks.pictures import show, to_uint8
+from callbacks.pictures import show
 from callbacks.tiles import Row, Tile, grid, heat
 from callbacks.trainer_folder import run_folder, stage_name
 from evaluation.devices import moved
 from evaluation.report.bits_map import bits_per_pixel
+from pictures.writing import to_uint8
 
 
 class Reconstructions(Callback):

@@ -45,7 +45,7 @@ class UnreadableFiles(Callback):
         folder = run_folder(trainer) if self.folder is None else Path(self.folder)
         self._file = folder / "unreadable_files.txt"
         if self._file.is_file():
-            self._known |= set(self._file.read_text().splitlines())
+            self._known |= set(self._file.read_text(encoding="utf-8").splitlines())
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -71,7 +71,7 @@ class UnreadableFiles(Callback):
             return
         self._known |= set(new)
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a") as file:
+        with self._file.open("a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in new)
         for line in new:
             self._warned += 1

@@ -1,6 +1,7 @@
 """ImageDataModule: loaders of keyed training batches and of unpadded evaluation batches over any Source."""
 
 import copy
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from datamodules.loading import EvaluationSamples, TrainingSamples, collate
 from datamodules.samples import Label
@@ -77,6 +80,7 @@ class ImageDataModule(LightningDataModule):
         )
         self.eval_view = CentreView(size=self.eval_size)
         self._sources: dict[str, Source] = {}
+        self._told: set[str] = set()
         self._stage: dict[str, int] | None = None
 
     def source(self, split: Split) -> Source:
@@ -104,6 +108,10 @@ class ImageDataModule(LightningDataModule):
             source = self.source(name)
             if len(source) == 0:
                 raise ValueError(f"split {name!r} of {type(self).__name__} holds no samples")
+            line = getattr(source, "left_out", "")
+            if line and line not in self._told:  # once where all splits are shares of one folder
+                self._told.add(line)
+                _tell(line)
             self._sources[name] = source
         return self._sources[name]
 
@@ -242,3 +250,8 @@ class ImageDataModule(LightningDataModule):
         if "image" not in batch:
             return batch
         return batch | {"image": batch["image"].float().div_(255)}
+
+
+@rank_zero_only
+def _tell(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)

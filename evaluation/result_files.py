@@ -8,6 +8,9 @@ from typing import Any
 
 from evaluation.results import Row
 
+TEXT = {"encoding": "utf-8", "errors": "backslashreplace"}
+"""How text is written: a command line may hold bytes of file names, which need not be UTF-8."""
+
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file whole or not at all; what is no number becomes null."""
@@ -23,7 +26,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Mappings of plain values as CSV, whole or not at all; columns are all keys as they first come."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
+    with temporary.open("w", newline="", **TEXT) as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
@@ -41,7 +44,7 @@ def _flat(row: Row) -> dict[str, Any]:
 
 def _whole(path: Path, text: str) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, **TEXT)
     temporary.replace(path)
 
 

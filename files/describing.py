@@ -5,6 +5,7 @@ from pathlib import Path
 
 from models.bitstream import VERSION, layer_states, read_header
 from models.outputs import Layer
+from pictures.names import shown
 
 
 def describe(
@@ -33,7 +34,7 @@ def describe(
     named = is_own and layers is not None and len(layers) == len(header.lengths)
     doubt = "" if "ok" in states else "  (not to be trusted: no checksum vouches for the header)"
     lines = [
-        f"{path}: Bifocal file, version {VERSION}",
+        f"{shown(path)}: Bifocal file, version {VERSION}",
         f"  model id  {header.model_id.hex()}  (codec and weights of its entropy side{own})",
         f"  size      {width} x {height} pixels{doubt}",
         f"  rate      {'one rate' if header.rate is None else f'{header.rate:g}'}",

@@ -1,5 +1,6 @@
 """What all entry scripts share: mistakes become one line, and Hydra's own refusals too."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -30,6 +31,9 @@ def run_main(main: Callable[[], None], refusals: tuple[type[BaseException], ...]
 
     # Hydra then raises what it would print over several lines.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # What the terminal has no letters for ends no run.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except (*refusals, OmegaConfBaseException) as error:

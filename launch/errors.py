@@ -7,6 +7,8 @@ from typing import NoReturn
 
 from omegaconf.errors import OmegaConfBaseException
 
+from pictures.names import printable
+
 SHOW_ALL = os.environ.get("HYDRA_FULL_ERROR") == "1"
 """Whether mistakes come with the frames that led to them."""
 
@@ -33,7 +35,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OmegaConfBaseException):
         key = getattr(error, "full_key", None)
         text = str(error).splitlines()[0] + (f" ({key})" if key else "")
-    return prefix + " ".join(text.split())
+    return printable(prefix + " ".join(text.split()))
 
 
 def fail(error: BaseException, status: int, more: str = "") -> NoReturn:

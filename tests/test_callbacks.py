@@ -26,7 +26,7 @@ from callbacks.fixed_images import FixedImages
 from callbacks.latent_statistics import LatentStatistics, bits_by_channel
 from callbacks.modes import evaluating
 from callbacks.non_finite import StopOnNonFinite
-from callbacks.pictures import show, to_uint8
+from callbacks.pictures import show
 from callbacks.reconstructions import Reconstructions
 from callbacks.tiles import Row, Tile, fit, grid, heat
 from callbacks.training_log import TrainingLog
@@ -47,6 +47,7 @@ from models.codecs.hyperprior import MeanScaleHyperprior
 from models.codecs.identity import Identity
 from models.entropy.tables import is_table
 from models.outputs import CodecOutput
+from pictures.writing import to_uint8
 from tasks.classification import Classification
 
 NUM_BATCHES = 6
