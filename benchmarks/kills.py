@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks.record import Rows
+from launch.overrides import quoted
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -47,7 +48,9 @@ def start(folder: Path, log: Path, processes: int) -> subprocess.Popen:
     """Begin a run, or go on with it once it has a config."""
     begun = (folder / "config.yaml").is_file()
     arguments = (
-        [f"resume='{folder}'"] if begun else [f"run_dir='{folder}'", *SMALL, f"trainer={TRAINERS[processes]}"]
+        [f"resume={quoted(folder)}"]
+        if begun
+        else [f"run_dir={quoted(folder)}", *SMALL, f"trainer={TRAINERS[processes]}"]
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with log.open("a") as file:

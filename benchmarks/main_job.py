@@ -20,6 +20,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.record import RESULTS, Figures, Rows, write
+from launch.overrides import quoted
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "main_job"
@@ -44,7 +45,7 @@ def run(overrides: tuple[str, ...], seed: int) -> tuple[dict[str, Any], float]:
     name = "control" if overrides is CONTROL else "quickstart"
     folder = RUNS / f"{name}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "train.py", *overrides, f"seed={seed}", f"run_dir={folder}"]
+    command = [sys.executable, "train.py", *overrides, f"seed={seed}", f"run_dir={quoted(folder)}"]
     start = time.perf_counter()
     subprocess.run(command, cwd=ROOT, check=True)
     return json.loads((folder / "summary.json").read_text()), time.perf_counter() - start

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.trainer_folder import run_folder
+from models.pretrained.run_folder import RunFolder
 
 WARNED_ONE_BY_ONE = 5
 """Files that get a line of their own on the screen; the list holds all."""
@@ -42,8 +43,8 @@ class UnreadableFiles(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Earlier stages, and the run before it was killed, count too."""
-        folder = run_folder(trainer) if self.folder is None else Path(self.folder)
-        self._file = folder / "unreadable_files.txt"
+        folder = run_folder(trainer) if self.folder is None else RunFolder(Path(self.folder))
+        self._file = folder.unreadable_files
         if self._file.is_file():
             self._known |= set(self._file.read_text().splitlines())
 

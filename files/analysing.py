@@ -11,10 +11,10 @@ from files import batch
 from files.coding import parse
 from files.inputs import InputFile
 from files.pictures import to_palette_png
-from files.writing import write_whole
 from models.bitstream import MAX_PIXELS, BitstreamError
 from models.codecs.base import Codec
 from models.outputs import Bitstream, CodecOutput
+from models.pretrained.whole_file import write_whole
 from tasks.base import Task
 
 

@@ -11,11 +11,12 @@ import torch
 from files import batch
 from files.inputs import InputFile
 from files.pictures import WHITE, read_picture, to_png
-from files.writing import targets, write_whole
+from files.writing import targets
 from models.bitstream import MAX_PIXELS, check_pixels
 from models.codecs.base import Codec
 from models.codecs.target_rate import rate_for_bpp
 from models.outputs import Bitstream
+from models.pretrained.whole_file import write_whole
 from models.tiling import tiled
 
 

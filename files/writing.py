@@ -1,7 +1,6 @@
-"""Where results go, and writing them whole or not at all."""
+"""Where results go."""
 
 import os
-import secrets
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,25 +41,6 @@ def targets(sources: Sequence[InputFile], folder: Path, suffix: str) -> list[Pat
                 f"{folder / name} is an input and would be overwritten: give another folder with -o"
             )
     return [folder / name for name in names]
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name beside its own, then rename it: never a part of it under its own name.
-
-    Raises:
-        OSError: the folder cannot be made or written, the disk is full, or ``path`` is a folder.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".unfinished-{secrets.token_hex(8)}"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        # The name that the user knows, not the temporary one.
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _key(name: Path) -> str:

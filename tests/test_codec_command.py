@@ -20,11 +20,12 @@ from files import batch
 from files.analysing import decode_for
 from files.arguments import MAX_PIXELS as DEFAULT
 from files.inputs import InputFile, find
-from files.writing import targets, write_whole
+from files.writing import targets
 from models import bitstream
 from models.pretrained import Pretrained, load, save_pretrained
 from models.pretrained.assemble import StoredLabel, assemble
 from models.pretrained.construct import construct
+from models.pretrained.whole_file import write_whole
 from tasks.classification import Classification
 from tests.conftest import CONFIGS, component, tiny_codec
 
