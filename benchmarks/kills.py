@@ -26,6 +26,7 @@ import torch
 
 from benchmarks.record import Rows
 from launch.overrides import quoted
+from models.counted import counted
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -104,7 +105,7 @@ def _where(run: Path) -> str:
     """What a killed run has finished."""
     finished = len(list(run.glob("stages/*/stage.json")))
     begun = [path.parts[-3] for path in sorted(run.glob("stages/*/checkpoints/last.ckpt"))]
-    return f"{finished} stages finished, last checkpoint in {begun[-1] if begun else 'none'}"
+    return f"{counted(finished, 'stage')} finished, last checkpoint in {begun[-1] if begun else 'none'}"
 
 
 def compare(one: Path, other: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.trainer_folder import run_folder
+from models.counted import counted
 from models.pretrained.run_folder import RunFolder
 
 WARNED_ONE_BY_ONE = 5
@@ -62,7 +63,7 @@ class UnreadableFiles(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """The count, where not every file was named."""
         if self._warned > WARNED_ONE_BY_ONE:
-            rank_zero_info(f"{len(self._known)} files cannot be read, listed in {self._file}")
+            rank_zero_info(f"{counted(len(self._known), 'file')} cannot be read, listed in {self._file}")
             self._warned = 0
 
     def _count(self, batch: Mapping[str, Any]) -> None:
@@ -85,7 +86,7 @@ class UnreadableFiles(Callback):
                 )
         if len(self._known) > self.limit:
             raise TooManyUnreadable(
-                f"{len(self._known)} files cannot be read, more than limit={self.limit}. All are listed in "
+                f"{counted(len(self._known), 'file')} cannot be read, more than limit={self.limit}. All are listed in "
                 f"{self._file}, the last is: {new[-1]}. Repair the data set, or raise the limit "
                 "(callbacks.unreadable_files.limit)"
             )

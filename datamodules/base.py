@@ -142,7 +142,7 @@ class ImageDataModule(LightningDataModule):
                 sizes[height, width] = source.name(place)
             if len(damaged[name]) == len(places):
                 raise ValueError(
-                    f"split {name!r}: none of {len(places)} samples can be read, first: {damaged[name][0]}"
+                    f"split {name!r}: no sample of {len(places)} can be read, first: {damaged[name][0]}"
                 )
             self._check_one_size(name, sizes)
         return damaged

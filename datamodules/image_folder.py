@@ -90,7 +90,7 @@ class ImageFolder(ImageDataModule):
             chosen = [name for name in names if start <= place_in_split(name) < stop]
             if not chosen:
                 raise ValueError(
-                    f"root {str(self.root)!r} gives split {split!r} none of its {len(names)} images: put "
+                    f"root {str(self.root)!r} gives split {split!r} none of its images (found: {len(names)}): put "
                     f"images there, or raise its share in split_fractions (={self.split_fractions})"
                 )
             return ImageFiles(self.root, chosen)

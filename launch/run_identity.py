@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from launch.errors import UserError
 from lightning_modules.config_changes import changes
+from models.counted import counted
 from models.pretrained.run_folder import RunFolder
 
 
@@ -52,7 +53,7 @@ def differences(saved: DictConfig, cfg: DictConfig, run_dir: Path) -> str:
         if key not in ("run_dir", "resume")
     ]
     more = len(changed) - 5
-    return ", ".join(changed[:5]) + (f" and {more} more key{'' if more == 1 else 's'}" if more > 0 else "")
+    return ", ".join(changed[:5]) + (f" and {counted(more, 'more key')}" if more > 0 else "")
 
 
 def moved(node: Any, old: str, new: str) -> Any:

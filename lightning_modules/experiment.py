@@ -18,6 +18,7 @@ from lightning_modules.stage_check import check_stage
 from lightning_modules.stages import Stage
 from models.codecs.base import Codec
 from models.codecs.read_through import ReadThrough
+from models.counted import counted
 from tasks.base import Task
 
 
@@ -111,7 +112,7 @@ class Experiment:
             for split in ("val", "test"):
                 if (count := len(data.split(split))) < world_size:
                     raise ValueError(
-                        f"split {split!r} has {count} images for {world_size} processes: each needs one at least"
+                        f"split {split!r} has {counted(count, 'image')} for {world_size} processes: each needs one"
                     )
         dry_run = DryRun(system)
         for number, (name, stage) in enumerate(self.stages.items()):

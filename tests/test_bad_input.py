@@ -290,7 +290,7 @@ def shrink_one(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "pattern"),
     [
-        (break_all, r"split 'train': none of 6 samples can be read, first: /.*/train/class_0/0\.png"),
+        (break_all, r"split 'train': no sample of 6 can be read, first: /.*/train/class_0/0\.png"),
         (shrink_one, r"split 'val': val/class_0/0\.png is 9x30, shorter than min_size \(=16\): remove"),
     ],
 )

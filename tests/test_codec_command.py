@@ -294,7 +294,11 @@ def test_info(model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "cut.bif").write_bytes(data[:-1])
     (tmp_path / "bad.bif").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     (tmp_path / "more.bif").write_bytes(data + b"x")
-    for name, words in (("cut", "cut off"), ("bad", "damaged"), ("more", "1 bytes follow the last layer")):
+    for name, words in (
+        ("cut", "cut off"),
+        ("bad", "damaged"),
+        ("more", "1 byte too many after the last layer"),
+    ):
         assert run("info", tmp_path / f"{name}.bif") == 2
         assert words in capsys.readouterr().out
     assert run("info", photos / "a.png", tmp_path / "a.bif") == 2

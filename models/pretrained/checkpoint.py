@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.git_lfs import refuse_pointer
+
 
 @dataclass
 class Checkpoint:
@@ -32,10 +34,11 @@ def safely_loaded(path: Path) -> Any:
     """What ``torch.save`` wrote, tensors and plain containers alone: no code in the file is run.
 
     Raises:
-        ValueError: no such file, or it cannot be loaded so.
+        ValueError: no such file, one that git-LFS has not fetched, or it cannot be loaded so.
     """
     if not path.is_file():
         raise ValueError(f"there is no checkpoint {path}")
+    refuse_pointer(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (
