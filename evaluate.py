@@ -25,6 +25,7 @@ from evaluation.results import table
 from launch.command import MISTAKES, run_main
 from launch.config_check import check_components
 from launch.errors import UserError, fail, one_line
+from models.counted import counted
 from pictures.names import shown
 
 # What takes seconds to load is imported where it is used: `--help` waits for none of it.
@@ -115,7 +116,9 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
     skipped += [Skipped(point.title, reason) for point, reason in evaluation.skipped]
     rows, samples = rows_of(evaluation, command=command, num_resamples=cfg.bootstrap)
     if len(evaluation.images) < FEW:
-        notes.append(f"{len(evaluation.images)} images are few: intervals over them are too narrow")
+        notes.append(
+            f"{counted(len(evaluation.images), 'image')} are few: intervals over so few are too narrow"
+        )
     heads = {"higher_is_better": _directions(points), "own_head_of": _own_heads(points)}
     bd = compare(rows, samples, anchors=anchors, **heads)
     results = {
@@ -221,7 +224,9 @@ def _tell(out: Path, results: Mapping[str, Any], points: "Sequence[Point]") -> N
         print(f"note: {note}", file=sys.stderr)
     counts = {"excluded": len(results["excluded_images"]), "skipped": len(results["skipped"])}
     left_out = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    print(f"{results['num_images']} images{', ' + left_out if left_out else ''}: {out / 'report.html'}")
+    print(
+        f"{counted(results['num_images'], 'image')}{', ' + left_out if left_out else ''}: {out / 'report.html'}"
+    )
 
 
 @hydra.main(config_path=str(Path(__file__).parent / "configs"), config_name="evaluate", version_base="1.3")

@@ -28,8 +28,11 @@ from omegaconf.errors import OmegaConfBaseException
 from launch.command import MISTAKES, run_main
 from launch.config_check import check_components
 from launch.errors import SHOW_ALL, UserError, fail, one_line
-from launch.run_identity import check_run_dir, differences, moved, point_name
+from launch.overrides import point_name, quoted
+from launch.run_identity import check_run_dir, differences, is_finished, moved
 from losses.schedules import Scalar
+from models.pretrained.run_folder import RunFolder
+from models.pretrained.whole_file import write_whole
 
 # What takes seconds to load is imported where it is used: `--help` waits for none of it.
 if TYPE_CHECKING:
@@ -79,7 +82,7 @@ def build(cfg: DictConfig, run_dir: Path) -> "Experiment":
         data=data,
         make_trainer=instantiate(cfg.trainer),
         make_callbacks=lambda: _parts(cfg.callbacks),
-        loggers=[RunCSV(run_dir / "metrics.csv"), *_parts(cfg.logger or {})],
+        loggers=[RunCSV(RunFolder(run_dir).metrics), *_parts(cfg.logger or {})],
         baselines=instantiate(cfg.baselines, _convert_="all"),
         seed=cfg.seed,
         config=OmegaConf.to_container(cfg, resolve=True),
@@ -162,11 +165,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 
 def _save_config(cfg: DictConfig, run_dir: Path) -> None:
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
         # Whole or not at all: a run that is killed here can still be started again.
-        temporary = run_dir / "config.yaml.tmp"
-        OmegaConf.save(cfg, temporary, resolve=True)
-        temporary.replace(run_dir / "config.yaml")
+        write_whole(RunFolder(run_dir).config, OmegaConf.to_yaml(cfg, resolve=True))
     except OSError as error:
         raise ValueError(f"run_dir={run_dir} cannot be written to: {error.strerror}") from error
 
@@ -178,7 +178,7 @@ def choose_run_dir(cfg: DictConfig) -> Path:
     if cfg.run_dir is not None:
         run_dir = Path(cfg.run_dir)
     elif HydraConfig.get().mode == RunMode.MULTIRUN:
-        run_dir = Path("multirun") / cfg.name / point_name(HydraConfig.get().job.override_dirname)
+        run_dir = Path("multirun") / cfg.name / point_name(HydraConfig.get().overrides.task)
     elif int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("processes started by torchrun or SLURM need a common folder: give run_dir=DIR")
     else:
@@ -209,14 +209,11 @@ def main(cfg: DictConfig) -> None:
             run_dir = choose_run_dir(cfg)
         else:
             run_dir, cfg = _resume(cfg)
-        if sweep and (run_dir / "summary.json").is_file():
+        if sweep and is_finished(cfg, run_dir):
             print(f"{run_dir} is finished already")
         elif sweep and cfg.trainer.devices != 1:
             # Several processes inside a sweep would run the whole sweep each: one command a point instead.
-            overrides = [*HydraConfig.get().overrides.task, f"run_dir={run_dir}"]
-            status = subprocess.run([sys.executable, __file__, *overrides], check=False).returncode
-            if status != 0:
-                sys.exit(status)
+            _run_alone(run_dir)
         else:
             train(cfg, run_dir)
     except (UserError, UnusableState, OmegaConfBaseException) as error:
@@ -227,12 +224,24 @@ def main(cfg: DictConfig) -> None:
         sys.exit(143)
 
 
+def _run_alone(run_dir: Path) -> None:
+    """The sweep's point in a command of its own: what was given, and its folder."""
+    hydra_config = HydraConfig.get()
+    own = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
+    options = [text for path in own for text in ("--config-dir", path)]
+    overrides = [*hydra_config.overrides.task, f"run_dir={quoted(run_dir)}"]
+    status = subprocess.run([sys.executable, __file__, *options, *overrides], check=False).returncode
+    if status != 0:
+        sys.exit(status)
+
+
 def _resume(cfg: DictConfig) -> tuple[Path, DictConfig]:
     """The folder to go on in, and the config of its run."""
     run_dir = Path(cfg.resume)
-    if not (run_dir / "config.yaml").is_file():
+    config = RunFolder(run_dir).config
+    if not config.is_file():
         raise UserError(f"resume={run_dir} is no run folder: it has no config.yaml")
-    saved = OmegaConf.load(run_dir / "config.yaml")
+    saved = OmegaConf.load(config)
     given = [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
     # The same command with resume= is fine. Other values would silently be ignored.
     if given and (changed := differences(saved, cfg, run_dir)):

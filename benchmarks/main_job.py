@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.record import RESULTS, Figures, Rows, write
 from evaluation.curves.bd_rate import bd_rate
+from launch.overrides import quoted
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "figures" / "quickstart.png"
@@ -49,7 +50,7 @@ def train(folder: Path, overrides: Sequence[str], threads: int) -> dict[str, Any
     """One run of train.py, or the rest of one: its summary."""
     if not (folder / "summary.json").is_file():
         begun = (folder / "config.yaml").is_file()
-        arguments = [f"resume={folder}"] if begun else [*overrides, f"run_dir={folder}"]
+        arguments = [f"resume={quoted(folder)}"] if begun else [*overrides, f"run_dir={quoted(folder)}"]
         # A core a thread: two runs side by side get more done than one on both.
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         with (folder.parent / f"{folder.name}.log").open("a") as log:
@@ -65,7 +66,15 @@ def begin_with_stages_of(other: Path, folder: Path, overrides: Sequence[str]) ->
     shutil.rmtree(folder, ignore_errors=True)
     for stage in SHARED:
         shutil.copytree(other / "stages" / stage, folder / "stages" / stage)
-    command = [sys.executable, "train.py", *overrides, f"run_dir={folder}", "--cfg", "job", "--resolve"]
+    command = [
+        sys.executable,
+        "train.py",
+        *overrides,
+        f"run_dir={quoted(folder)}",
+        "--cfg",
+        "job",
+        "--resolve",
+    ]
     config = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     (folder / "config.yaml").write_text(config)
 

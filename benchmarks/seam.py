@@ -20,6 +20,7 @@ from PIL import Image
 from benchmarks import attention_flips, kills
 from benchmarks.record import ROOT, Figures, Rows, section, write
 from datamodules.portraits import Portraits
+from launch.overrides import quoted
 from tests.documents import add_doubles, copy_project
 
 BEFORE = "9d64e46"
@@ -42,7 +43,7 @@ def quickstart(folder: Path) -> Iterator[dict[str, Any]]:
             Image.fromarray(image).save(pictures / f"{index:02d}.png")
         for code, name in ((before, "old"), (ROOT, "new")):
             run, out = folder / f"quickstart-{name}", folder / f"files-{name}"
-            _call(code, "train.py", f"run_dir='{run}'")
+            _call(code, "train.py", f"run_dir={quoted(run)}")
             _call(code, "codec.py", "compress", str(run), str(pictures), "-o", str(out))
     finally:
         subprocess.run(["git", "worktree", "remove", "--force", str(before)], cwd=ROOT, check=True)

@@ -131,8 +131,8 @@ class ImageDataModule(LightningDataModule):
             source = self.split(name)
             damaged[name] = []
             sizes: dict[tuple[int, int], str] = {}
-            places = np.linspace(0, len(source) - 1, min(SAMPLES_CHECKED, len(source))).round().astype(int)
-            for place in places.tolist():
+            places = _places_checked(source)
+            for place in places:
                 try:
                     height, width = read_checked(source, place)["image"].shape[1:]
                 except InvalidLabel as error:
@@ -150,10 +150,36 @@ class ImageDataModule(LightningDataModule):
                 sizes[height, width] = source.name(place)
             if len(damaged[name]) == len(places):
                 raise ValueError(
-                    f"split {name!r}: none of {len(places)} samples can be read, first: {damaged[name][0]}"
+                    f"split {name!r}: no sample of {len(places)} can be read, first: {damaged[name][0]}"
                 )
             self._check_one_size(name, sizes)
         return damaged
+
+    def example(self, split: Split, count: int = 1) -> dict[str, Any] | None:
+        """A batch of one sample, as training or evaluation sees it: the first that can be read of those that ``check``
+        reads. Draws nothing from global random states.
+
+        Args:
+            split: ``"train"`` has the training view.
+            count: times the sample is repeated.
+
+        Returns:
+            The batch, its ``image`` float; ``None`` where nothing can be read.
+        """
+        source = self.split(split)
+        samples = (
+            TrainingSamples(source, self.train_view, seed=0)
+            if split == "train"
+            else EvaluationSamples(source, self.eval_view)
+        )
+        for place in _places_checked(source):
+            try:
+                sample = samples[place, place]
+            except UnreadableSample:  # a row of them
+                continue
+            if "image" in sample:
+                return self.on_after_batch_transfer(collate([sample] * count), 0)
+        return None
 
     def _check_one_size(self, split: str, sizes: dict[tuple[int, int], str]) -> None:
         if split == "train":
@@ -255,3 +281,9 @@ class ImageDataModule(LightningDataModule):
 @rank_zero_only
 def _tell(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
+
+
+def _places_checked(source: Source) -> list[int]:
+    """Indices of the evenly spaced samples that stand for a split."""
+    count = min(SAMPLES_CHECKED, len(source))
+    return np.linspace(0, len(source) - 1, count).round().astype(int).tolist()

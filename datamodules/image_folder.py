@@ -93,9 +93,9 @@ class ImageFolder(ImageDataModule):
             chosen = [name for name in found.names if start <= place_in_split(name) < stop]
             if not chosen:
                 raise ValueError(
-                    f"root {str(self.root)!r} gives split {split!r} none of its {len(found.names)} images: put "
-                    f"images there, or raise its share in split_fractions (={self.split_fractions})"
-                    + (f". {left_out}" if left_out else "")
+                    f"root {str(self.root)!r} gives split {split!r} none of its images "
+                    f"(found: {len(found.names)}): put images there, or raise its share in "
+                    f"split_fractions (={self.split_fractions})" + (f". {left_out}" if left_out else "")
                 )
             return ImageFiles(self.root, chosen, left_out)
         if split not in self.folders:

@@ -24,6 +24,7 @@ from evaluation.failures import FAILURES, Failures, reason_of
 from evaluation.measures import PICTURE_METRICS, levels, picture_quality
 from evaluation.points import Point, identity
 from evaluation.set_metrics import states_of, to_json
+from models.counted import counted
 from models.threads import threads
 
 Batch = Mapping[str, Any]
@@ -105,7 +106,7 @@ def evaluate(
         work.run(workers, progress)
     if not work.digests:
         first = next(iter(work.excluded.values()))
-        raise ValueError(f"none of the {len(images)} images can be read, first: {first}")
+        raise ValueError(f"none of {counted(len(images), 'image')} can be read, first: {first}")
     seconds = work.time(timed_images, progress)
     names = [images.name(i) for i in sorted(work.digests)]
     result = Evaluation(names, {images.name(i): work.excluded[i] for i in sorted(work.excluded)})

@@ -13,8 +13,9 @@ from evaluation.points import OWN, Head, Point, weights
 from models.codecs.base import Codec
 from models.codecs.standard.downscaled import Downscaled
 from models.pretrained import Pretrained, load
-from models.pretrained.checkpoint import is_run
 from models.pretrained.construct import construct
+from models.pretrained.folder import WEIGHTS
+from models.pretrained.run_folder import RunFolder
 
 CODECS = Path(__file__).parents[1] / "configs" / "codec"
 
@@ -221,9 +222,9 @@ def _runs(path: Path) -> list[Path]:
     if not path.exists():
         names = sorted(p.stem for p in CODECS.glob("*.yaml"))
         raise ValueError(f"codecs: {path} is no path and no codec of configs/codec; there are {names}")
-    if path.is_file() or is_run(path) or (path / "model.safetensors").is_file():
+    if path.is_file() or RunFolder(path).is_run or (path / WEIGHTS).is_file():
         return [path]
-    found = sorted(p.parent for p in path.rglob("summary.json") if is_run(p.parent))
+    found = [run.path for run in RunFolder.finished_below(path)]
     if not found:
         raise ValueError(f"codecs: {path} holds no finished run: a run folder has config.yaml and stages/")
     return found

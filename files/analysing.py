@@ -10,10 +10,11 @@ import torch
 from files import batch
 from files.coding import parse
 from files.inputs import InputFile
-from files.writing import refused, write_whole
+from files.writing import refused
 from models.bitstream import MAX_PIXELS, BitstreamError
 from models.codecs.base import Codec
 from models.outputs import Bitstream, CodecOutput
+from models.pretrained.whole_file import write_whole
 from pictures.names import shown
 from pictures.writing import to_palette_png
 from tasks.base import Task

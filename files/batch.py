@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from models.counted import counted
 from models.threads import threads
 from pictures.names import printable, shown
 
@@ -42,7 +43,7 @@ class Count:
         parts = [f"{self.done} done"] + [
             f"{n} {what}" for n, what in ((self.skipped, "skipped"), (self.failed, "failed")) if n
         ]
-        return f"{total} file{'' if total == 1 else 's'}: {', '.join(parts)}"
+        return f"{counted(total, 'file')}: {', '.join(parts)}"
 
 
 def run(

@@ -10,11 +10,12 @@ import torch
 
 from files import batch
 from files.inputs import InputFile
-from files.writing import targets, write_whole
+from files.writing import targets
 from models.bitstream import MAX_PIXELS, MAX_SIDE, check_pixels
 from models.codecs.base import Codec
 from models.codecs.target_rate import rate_for_bpp
 from models.outputs import Bitstream
+from models.pretrained.whole_file import write_whole
 from models.tiling import tiled
 from pictures.names import shown
 from pictures.reading import WHITE, read_picture

@@ -1,7 +1,6 @@
-"""Where results go, and writing them whole or not at all."""
+"""Where results go."""
 
 import os
-import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -64,25 +63,6 @@ def refused(
                 "or rename one of them"
             )
     return reasons
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name beside its own, then rename it: never a part of it under its own name.
-
-    Raises:
-        OSError: the folder cannot be made or written, the disk is full, or ``path`` is a folder.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".unfinished-{secrets.token_hex(8)}"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        # The name that the user knows, not the temporary one.
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _key_of(place: Path, names: Sequence[Path]) -> Callable[[Path], str]:

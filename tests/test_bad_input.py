@@ -87,6 +87,14 @@ MISTAKES = {
     "unknown experiment": (["experiment=nope"], r"Could not find 'experiment/nope'.*quickstart"),
     "unknown codec": (["codec=nope"], r"Could not find 'codec/nope'.*mean_scale"),
     "no override at all": (["a b"], r"a b"),
+    "path that needs quotes": (
+        ["resume=multirun/q/lmbda=0.5"],
+        r"'resume=multirun/q/lmbda=0\.5' cannot be read .* in quotes .*, as in 'resume=\"multirun/q/lmbda=0\.5\"'",
+    ),
+    "path in a list that needs quotes": (
+        ["+codecs=[multirun/q/lmbda=0.5]"],
+        r"'\+codecs=\[multirun/q/lmbda=0\.5\]' cannot be read .*, as in 'codecs=\[\"runs/a=b\", jpeg\]'",
+    ),
     # Keys that Hydra lets pass.
     "added key": (["+fo=1"], r"unknown config key 'fo'"),
     "misspelt added key": (["+task_weight={identity: 1}"], r"did you mean 'task_weights'"),
@@ -284,7 +292,7 @@ def shrink_one(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "pattern"),
     [
-        (break_all, r"split 'train': none of 6 samples can be read, first: /.*/train/class_0/0\.png"),
+        (break_all, r"split 'train': no sample of 6 can be read, first: /.*/train/class_0/0\.png"),
         (shrink_one, r"split 'val': val/class_0/0\.png is 9x30, shorter than min_size \(=16\): remove"),
     ],
 )

@@ -131,9 +131,9 @@ def test_layers_of_two_files_do_not_mix() -> None:
         (b"BIF", "not a .bif file.*cut off"),
         (b"\x89PNG\r\n\x1a\n" + bytes(40), "not a .bif file: it does not begin with BIF1$"),
         (b"BIF1" + bytes([2]) + bytes(40), "version 2 is not supported.*reads version 1"),
-        (pack(small(), ID) + b"\n", "1 bytes follow the last layer"),
+        (pack(small(), ID) + b"\n", "1 byte too many after the last layer"),
         (pack(small(), b"abcd"), "another codec or with other weights.*61626364.*01020304"),
-        (pack(small(strings={"base": b""}), ID), "the file has 1 layers, the codec 2"),
+        (pack(small(strings={"base": b""}), ID), "the file has 1 layer, the codec 2"),
     ],
 )
 def test_foreign_files_are_told(data: bytes, message: str) -> None:

@@ -24,7 +24,6 @@ from callbacks.csv_logger import RunCSV
 from callbacks.ema import EMA, RAW_WEIGHTS
 from callbacks.fixed_images import FixedImages
 from callbacks.latent_statistics import LatentStatistics, bits_by_channel
-from callbacks.modes import evaluating
 from callbacks.non_finite import StopOnNonFinite
 from callbacks.pictures import show
 from callbacks.reconstructions import Reconstructions
@@ -46,6 +45,7 @@ from losses.term import Term
 from models.codecs.hyperprior import MeanScaleHyperprior
 from models.codecs.identity import Identity
 from models.entropy.tables import is_table
+from models.modes import evaluating
 from models.outputs import CodecOutput
 from pictures.writing import to_uint8
 from tasks.classification import Classification

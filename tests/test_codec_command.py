@@ -22,11 +22,12 @@ from files import batch, writing
 from files.analysing import decode_for
 from files.arguments import MAX_PIXELS as DEFAULT
 from files.inputs import InputFile, find
-from files.writing import targets, write_whole
+from files.writing import targets
 from models import bitstream
 from models.pretrained import Pretrained, load, save_pretrained
 from models.pretrained.assemble import StoredLabel, assemble
 from models.pretrained.construct import construct
+from models.pretrained.whole_file import write_whole
 from tasks.classification import Classification
 from tests.conftest import CONFIGS, component, tiny_codec
 
@@ -295,7 +296,11 @@ def test_info(model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "cut.bif").write_bytes(data[:-1])
     (tmp_path / "bad.bif").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     (tmp_path / "more.bif").write_bytes(data + b"x")
-    for name, words in (("cut", "cut off"), ("bad", "damaged"), ("more", "1 bytes follow the last layer")):
+    for name, words in (
+        ("cut", "cut off"),
+        ("bad", "damaged"),
+        ("more", "1 byte too many after the last layer"),
+    ):
         assert run("info", tmp_path / f"{name}.bif") == 2
         assert words in capsys.readouterr().out
     assert run("info", photos / "a.png", tmp_path / "a.bif") == 2

@@ -355,7 +355,7 @@ def test_a_continuous_rate_is_drawn_over_its_whole_range():
 def test_a_folder_of_which_nothing_can_be_read(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.png").write_text("no picture")
-    with pytest.raises(UserError, match="none of the 1 images can be read, first: .*a.png: not a picture"):
+    with pytest.raises(UserError, match="none of 1 image can be read, first: .*a.png: not a picture"):
         run(tmp_path / "out", "codecs=[jpeg]", f"data.root={tmp_path / 'data'}")
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.bitstream import BitstreamError
+from models.counted import counted
 from models.entropy import rans
 from models.entropy.density import Density
 
@@ -134,7 +135,7 @@ class Encoder:
             )
             if position < 0:
                 raise ValueError(
-                    f"a symbol's row is {rows.max()}, but the tables have {len(tables.offsets)} rows"
+                    f"a symbol's row is {rows.max()}, but the tables have {counted(len(tables.offsets), 'row')}"
                 )
             chunks.append(words[position:].astype("<u4", copy=False).tobytes())
         return int(state), b"".join(reversed(chunks))
@@ -179,7 +180,7 @@ class Decoder:
         )
         if position == rans.NO_SUCH_ROW:
             raise ValueError(
-                f"a symbol's row is {rows.max()}, but the tables have {len(tables.offsets)} rows"
+                f"a symbol's row is {rows.max()}, but the tables have {counted(len(tables.offsets), 'row')}"
             )
         if position == rans.DAMAGED:
             raise BitstreamError("the string is damaged: it holds a symbol that no encoder writes")
@@ -202,7 +203,9 @@ class CompressAIDecoder(Decoder):
 
     def __init__(self, string: bytes) -> None:
         if len(string) < 8 or len(string) % 4:
-            raise BitstreamError(f"a string of {len(string)} bytes is not one of CompressAI's: 8, 12, 16...")
+            raise BitstreamError(
+                f"a string of {counted(len(string), 'byte')} is not one of CompressAI's: 8, 12, 16..."
+            )
         self._start(string, 8)
         self._hash = np.uint64(0)
 
