@@ -312,6 +312,18 @@ def test_evaluation_drops_unreadable_samples():
     assert sum(len(batch.get("id", [])) for batch in batches) == 7
 
 
+@pytest.mark.parametrize(("split", "size"), [("train", (16, 16)), ("val", (24, 32))])
+def test_an_example_is_the_first_sample_that_can_be_read(split, size):
+    before = torch.get_rng_state()
+    batch = with_broken({0, 1}, crop=16).example(split, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+    # What training steps over has the next one in its place.
+    assert batch["id"] == ["drawn/2"] * 2
+    assert batch["image"].shape == (2, 3, *size)
+    assert batch["image"].dtype == torch.float32
+    assert with_broken(range(10)).example(split) is None
+
+
 # What check() and the constructors find
 
 
