@@ -228,7 +228,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
 
 
 def test_a_failure_late_leaves_nothing(run: Path, tmp_path: Path) -> None:
-    with mock.patch.object(export, "export_onnx", side_effect=ValueError("g_a.onnx differs")):
+    with mock.patch.object(onnx_export, "export_onnx", side_effect=ValueError("g_a.onnx differs")):
         status, _, stderr = command(f"run={run}", f"out={tmp_path / 'x'}")
     assert (status, stderr) == (2, "export.py: error: g_a.onnx differs\n")
     assert not list(tmp_path.iterdir())
