@@ -25,7 +25,7 @@ from evaluation.curves.comparison import compare, within_bound
 from evaluation.environment import environment
 from evaluation.evaluator import Evaluation, evaluate
 from evaluation.measures import PICTURE_METRICS
-from evaluation.points import OWN, Point, weights
+from evaluation.points import Point, directions, own_heads
 from evaluation.report.matched_pictures import matched_pictures
 from evaluation.report.report import write_report
 from evaluation.result_files import write_json, write_rows, write_table
@@ -111,8 +111,8 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
     skipped += [Skipped(point.title, reason) for point, reason in evaluation.skipped]
     rows, samples = rows_of(evaluation, command=command, num_resamples=cfg.bootstrap)
     if len(evaluation.images) < FEW:
-        notes.append(f"{len(evaluation.images)} images are few: intervals over them are too narrow")
-    heads = {"higher_is_better": _directions(points), "own_head_of": _own_heads(points)}
+        notes.append(f"intervals over so few images ({len(evaluation.images)}) are too narrow")
+    heads = {"higher_is_better": directions(points), "own_head_of": own_heads(points)}
     bd = compare(rows, samples, anchors=anchors, **heads)
     results = {
         "dataset": Path(str(plain["data"].get("root", cfg.data._target_.rpartition(".")[2]))).name,
@@ -175,27 +175,6 @@ def _anchors(names: Sequence[str] | None, points: Sequence[Point], skipped: Sequ
     return [name for name in names if name not in missing] or known[:1]
 
 
-def _directions(points: Sequence[Point]) -> dict[str, bool]:
-    """{"<task>/<metric>": whether more is better}, as the metrics say themselves."""
-    heads = {head for point in points for head in point.heads}
-    return {
-        f"{head.name}/{key}": metric.higher_is_better is not False
-        for head in heads
-        for key, metric in head.task.metrics().items()
-    }
-
-
-def _own_heads(points: Sequence[Point]) -> dict[str, str]:
-    """{codec: what its own heads are called where other codecs are judged by them}."""
-    foreign = {weights(h.task): h.source for p in points for h in p.heads if h.source != OWN}
-    return {
-        point.name: foreign[weights(head.task)]
-        for point in points
-        for head in point.heads
-        if head.source == OWN and weights(head.task) in foreign
-    }
-
-
 def _tell(out: Path, results: Mapping[str, Any], points: Sequence[Point]) -> None:
     monitors = {head.name: head.task.monitor for point in points for head in point.heads}
     print(f"\n{table(results['rows'], monitors)}\n")
@@ -207,7 +186,8 @@ def _tell(out: Path, results: Mapping[str, Any], points: Sequence[Point]) -> Non
         print(f"note: {note}", file=sys.stderr)
     counts = {"excluded": len(results["excluded_images"]), "skipped": len(results["skipped"])}
     left_out = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    print(f"{results['num_images']} images{', ' + left_out if left_out else ''}: {out / 'report.html'}")
+    images = "1 image" if results["num_images"] == 1 else f"{results['num_images']} images"
+    print(f"{images}{', ' + left_out if left_out else ''}: {out / 'report.html'}")
 
 
 @hydra.main(config_path=str(Path(__file__).parent / "configs"), config_name="evaluate", version_base="1.3")

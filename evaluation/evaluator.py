@@ -105,7 +105,7 @@ def evaluate(
         work.run(workers, progress)
     if not work.digests:
         first = next(iter(work.excluded.values()))
-        raise ValueError(f"none of the {len(images)} images can be read, first: {first}")
+        raise ValueError(f"no image can be read, of {len(images)} in all; first: {first}")
     seconds = work.time(timed_images, progress)
     names = [images.name(i) for i in sorted(work.digests)]
     result = Evaluation(names, {images.name(i): work.excluded[i] for i in sorted(work.excluded)})

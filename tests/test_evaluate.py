@@ -330,7 +330,7 @@ def test_a_continuous_rate_is_drawn_over_its_whole_range():
 def test_a_folder_of_which_nothing_can_be_read(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.png").write_text("no picture")
-    with pytest.raises(UserError, match="none of the 1 images can be read, first: .*a.png: cannot identify"):
+    with pytest.raises(UserError, match="no image can be read, of 1 in all; first: .*a.png: cannot identify"):
         run(tmp_path / "out", "codecs=[jpeg]", f"data.root={tmp_path / 'data'}")
 
 
