@@ -79,6 +79,7 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
     """
     from evaluation.costs import costs
     from evaluation.environment import environment
+    from evaluation.points import directions, own_heads
     from evaluation.report.matched_pictures import matched_pictures
     from evaluation.report.report import write_report
     from evaluation.rows import image_rows, rows_of
@@ -119,7 +120,7 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
         notes.append(
             f"{counted(len(evaluation.images), 'image')} are few: intervals over so few are too narrow"
         )
-    heads = {"higher_is_better": _directions(points), "own_head_of": _own_heads(points)}
+    heads = {"higher_is_better": directions(points), "own_head_of": own_heads(points)}
     bd = compare(rows, samples, anchors=anchors, **heads)
     results = {
         "dataset": shown(Path(str(plain["data"].get("root", cfg.data._target_.rpartition(".")[2]))).name),
@@ -188,29 +189,6 @@ def _anchors(
     if unknown := [n for n in names if n.removesuffix("+scaled") not in {*known, *missing}]:
         raise ValueError(f"anchors names {unknown}, which are not among the codecs {known}")
     return [name for name in names if name not in missing] or known[:1]
-
-
-def _directions(points: "Sequence[Point]") -> dict[str, bool]:
-    """{"<task>/<metric>": whether more is better}, as the metrics say themselves."""
-    heads = {head for point in points for head in point.heads}
-    return {
-        f"{head.name}/{key}": metric.higher_is_better is not False
-        for head in heads
-        for key, metric in head.task.metrics().items()
-    }
-
-
-def _own_heads(points: "Sequence[Point]") -> dict[str, str]:
-    """{codec: what its own heads are called where other codecs are judged by them}."""
-    from evaluation.points import OWN, weights
-
-    foreign = {weights(h.task): h.source for p in points for h in p.heads if h.source != OWN}
-    return {
-        point.name: foreign[weights(head.task)]
-        for point in points
-        for head in point.heads
-        if head.source == OWN and weights(head.task) in foreign
-    }
 
 
 def _tell(out: Path, results: Mapping[str, Any], points: "Sequence[Point]") -> None:

@@ -10,7 +10,7 @@ from evaluation.complexity import complexity
 from evaluation.environment import processor
 from evaluation.evaluator import Evaluation, Images
 from evaluation.memory import code_and_decode, peak_memory_mb
-from evaluation.points import identity
+from evaluation.points import by_codec, identity
 
 
 def costs(
@@ -33,10 +33,7 @@ def costs(
     places = {images.name(i): i for i in range(len(images))}
     x = images.read(places[evaluation.images[0]])["image"]
     store = Cache(cache, f"costs-{identity(processor(), device)}")
-    groups: dict[str, list[int]] = {}
-    for position, point in enumerate(evaluation.points):
-        if point.scale == 1:
-            groups.setdefault(point.name, []).append(position)
+    groups = by_codec(evaluation.points)
     rows = []
     for name, positions in tqdm(groups.items(), desc="costs", unit="codec", disable=not progress):
         middle = positions[len(positions) // 2]

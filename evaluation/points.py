@@ -28,7 +28,7 @@ class Head:
         source: ``"own"``, or what the run is called that it comes from.
         task: in evaluation mode.
         reader: the codec it was trained with, where that is another one than it is judged on: a task on latents then
-            reads those that ``reader`` makes of the decoded picture, and pays for the whole file.
+            reads those that ``reader`` makes of the decoded picture, and pays for the picture.
     """
 
     name: str
@@ -101,6 +101,36 @@ class Point:
         """For progress bars and messages."""
         rate = "" if self.shown_rate is None else f" {self.shown_rate:g}"
         return f"{self.name}{rate}" + ("" if self.scale == 1 else f" at {self.scale:g}")
+
+
+def by_codec(points: Sequence[Point]) -> dict[str, list[int]]:
+    """{codec: positions of its points}, without those that code a smaller picture: they are another ladder."""
+    groups: dict[str, list[int]] = {}
+    for position, point in enumerate(points):
+        if point.scale == 1:
+            groups.setdefault(point.name, []).append(position)
+    return groups
+
+
+def directions(points: Sequence[Point]) -> dict[str, bool]:
+    """{"<task>/<metric>": whether more is better}, as the metrics say themselves."""
+    heads = {head for point in points for head in point.heads}
+    return {
+        f"{head.name}/{key}": metric.higher_is_better is not False
+        for head in heads
+        for key, metric in head.task.metrics().items()
+    }
+
+
+def own_heads(points: Sequence[Point]) -> dict[str, str]:
+    """{codec: what its own heads are called where other codecs are judged by them}."""
+    foreign = {weights(h.task): h.source for p in points for h in p.heads if h.source != OWN}
+    return {
+        point.name: foreign[weights(head.task)]
+        for point in points
+        for head in point.heads
+        if head.source == OWN and weights(head.task) in foreign
+    }
 
 
 def identity(*parts: Any) -> str:

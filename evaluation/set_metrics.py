@@ -2,6 +2,9 @@
 
 A metric such as mIoU is no mean over images. But torchmetrics' metrics hold sums (a confusion matrix) or lists, to
 which every image adds its own part; from these parts the metric of any resample follows without the pictures.
+
+Two things of a metric are torchmetrics' own affair and have no public name: how a state is combined (``_reductions``),
+and that it has been updated (``_update_count``). tests/test_evaluator.py says so when they change.
 """
 
 import base64
@@ -36,8 +39,7 @@ def states_of(metrics: MetricCollection, decided: Any, target: Any) -> States:
     for name, metric in _apart(metrics).items():
         metric.update(decided, target)
         states[name] = {}
-        for key in metric._defaults:
-            value = getattr(metric, key)
+        for key, value in metric.metric_state.items():
             parts = value if isinstance(value, list) else [value]
             if other := [type(part).__name__ for part in parts if not isinstance(part, Tensor)]:
                 raise ValueError(f"metric {name!r} keeps {other[0]} in its state {key!r}, not tensors alone")
@@ -90,7 +92,7 @@ class Resampled:
         counts = np.ones(len(self.images), dtype=np.int64) if counts is None else np.asarray(counts)
         for name, metric in self.metrics.items():
             metric.reset()
-            for key, default in metric._defaults.items():
+            for key, default in metric.metric_state.items():
                 setattr(metric, key, self._state(name, key, default, counts, metric._reductions[key]))
             metric._update_count = 1
         return single_numbers(self.together.compute())

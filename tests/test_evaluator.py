@@ -2,13 +2,16 @@
 
 import json
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchmetrics
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+from torchmetrics.utilities import dim_zero_sum
 
 from datamodules.portraits import Portraits
 from evaluation.cache import Cache
@@ -382,6 +385,25 @@ def test_resampled_set_metrics_equal_the_metric_of_the_repeated_images(metric):
         collection.reset()
         collection.update(torch.cat([p for p, _ in drawn]), torch.cat([t for _, t in drawn]))
         assert resampled.compute(np.array(counts)) == pytest.approx({"m": float(collection.compute()["m"])})
+
+
+def test_what_is_used_of_torchmetrics_is_still_there():
+    """evaluation/set_metrics.py sets the state of metrics, of torchmetrics from 1.6 up to 2."""
+    version = f"torchmetrics {torchmetrics.__version__}: evaluation/set_metrics.py knows those up to 1.9"
+    metric = MulticlassAccuracy(4, average="macro", validate_args=False)
+    for name in ("_reductions", "_update_count", "metric_state"):
+        assert hasattr(metric, name), f"`{name}` of Metric is gone in {version}"
+    assert metric._reductions.keys() == metric.metric_state.keys(), f"`_reductions` changed in {version}"
+    assert set(metric._reductions.values()) == {dim_zero_sum}, f"sums are combined otherwise in {version}"
+    metric.update(torch.tensor([0, 1]), torch.tensor([0, 1]))
+    assert metric._update_count == 1, f"`_update_count` changed in {version}"
+    metric.reset()
+    for name, value in metric.metric_state.items():
+        setattr(metric, name, value + 1)
+    metric._update_count = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # as of a metric that was never updated
+        assert float(metric.compute()) == pytest.approx(0.5), f"states that are set do not count in {version}"
 
 
 def test_torn_and_foreign_lines_of_a_cache_do_not_count(tmp_path):

@@ -11,7 +11,7 @@ from evaluation.devices import moved
 from evaluation.evaluator import Batch, Evaluation, Images
 from evaluation.failures import FAILURES
 from evaluation.measures import picture_quality
-from evaluation.points import Point
+from evaluation.points import Point, by_codec
 from evaluation.report.bits_map import bits_per_pixel
 from evaluation.report.gallery import GalleryImage, View
 from models.codecs.target_rate import rate_for_bpp
@@ -33,10 +33,8 @@ def matched_pictures(
         count: how many images to show.
         progress: show a bar.
     """
-    groups: dict[str, list[int]] = {}
-    for position, point in enumerate(evaluation.points):
-        if point.scale == 1 and not point.codec.uncompressed:
-            groups.setdefault(point.name, []).append(position)
+    groups = by_codec(evaluation.points)
+    groups = {n: g for n, g in groups.items() if not evaluation.points[g[0]].codec.uncompressed}
     if not groups or not count:
         return []
     places = {images.name(i): i for i in range(len(images))}
