@@ -48,5 +48,12 @@ def write(
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    path.write_text(_with_a_line_a_row(record))
     return path
+
+
+def _with_a_line_a_row(record: Mapping[str, Any]) -> str:
+    """JSON in which a list of many numbers takes no line for each of them."""
+    rows = ",\n".join(f"    {json.dumps(row)}" for row in record["rows"])
+    head = json.dumps({**record, "rows": []}, indent=2)
+    return head.replace('"rows": []', f'"rows": [\n{rows}\n  ]') + "\n"
