@@ -56,7 +56,7 @@ def write(
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    path.write_text(_with_a_line_a_row(record))
     return path
 
 
@@ -107,3 +107,10 @@ def code() -> str:
     for path in (ROOT / file for file in files):
         digest.update(path.read_bytes() if path.is_file() else b"")
     return digest.hexdigest()
+
+
+def _with_a_line_a_row(record: Mapping[str, Any]) -> str:
+    """JSON in which a list of many numbers takes no line for each of them."""
+    rows = ",\n".join(f"    {json.dumps(row)}" for row in record["rows"])
+    head = json.dumps({**record, "rows": []}, indent=2)
+    return head.replace('"rows": []', f'"rows": [\n{rows}\n  ]') + "\n"

@@ -32,7 +32,7 @@ from tests.conftest import component, names_in, tiny_codec
 from tests.drawn_pictures import as_tensor, drawn, quality, standard
 
 STANDARD = [name for name in names_in("codec") if ".standard." in component("codec", name)._target_]
-PILLOW = ["jpeg", "webp", "jpeg2000", "avif"]
+PILLOW = ["jpeg", "webp", "jpeg2000", "avif", "avif_fast"]
 
 
 @pytest.fixture(params=STANDARD)
@@ -41,8 +41,9 @@ def codec(request: pytest.FixtureRequest) -> StandardCodec:
 
 
 def test_the_list_is_complete() -> None:
-    expected = {"avif", "hevc", "jpeg", "jpeg2000", "jpeg_default", "jpegxl", "vvc", "webp", "webp_default"}
-    assert expected <= set(STANDARD)
+    named = {"avif", "hevc", "jpeg", "jpeg2000", "jpegxl", "vvc", "webp"}
+    variants = {"avif_fast", "vvc_fast", "jpeg_default", "webp_default"}
+    assert named | variants <= set(STANDARD)
 
 
 def test_more_rate_is_more_bytes_and_a_better_picture(codec: StandardCodec) -> None:
@@ -148,11 +149,28 @@ def test_threads_change_no_byte_and_no_pixel(codec: StandardCodec) -> None:
 @pytest.mark.parametrize("name", STANDARD)
 def test_about_is_plain_and_names_what_made_the_file(name: str) -> None:
     about = json.loads(json.dumps(standard(name).about()))
-    assert set(about) == {"command", "colour", "versions"}
+    assert set(about) == {"command", "settings", "colour", "versions"}
     assert "{rate}" in about["command"]
+    assert set(about["settings"]) == {"preset", "tuning", "chroma"}
+    assert all(about["settings"].values())
     assert about["colour"]
     assert about["versions"]
     assert all(isinstance(version, str) and version for version in about["versions"].values())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("avif", ("speed 4", "psnr", "4:4:4, 8 bit")),
+        ("avif_fast", ("speed 6", "libavif's default", "4:4:4, 8 bit")),
+        ("hevc", ("veryslow", "psnr", "4:4:4, 10 bit")),
+        ("vvc", ("medium", "psnr, chroma QP -4", "4:2:0, 10 bit")),
+        ("vvc_fast", ("fast", "psnr, chroma QP -4", "4:2:0, 10 bit")),
+        ("webp_default", ("method 4", "none: libwebp's default, noise shaping 50", "4:2:0, 8 bit")),
+    ],
+)
+def test_plain_names_are_set_for_psnr_and_say_so(name: str, settings: tuple[str, str, str]) -> None:
+    assert tuple(tiny_codec(name).about()["settings"].values()) == settings
 
 
 @pytest.mark.parametrize("name", PILLOW)
@@ -260,18 +278,41 @@ def test_defaults_agree_with_compressai_s_bench(
             )
 
 
-def test_colour_conversion_is_bt_601_and_comes_back() -> None:
+@pytest.mark.parametrize("depth", [8, 10])
+def test_colour_conversion_is_bt_601_and_comes_back(depth: int) -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    planes = colour.to_ycbcr(image)
+    planes = colour.to_ycbcr(image, depth)
+    top, middle = 2**depth - 1, 2 ** (depth - 1)
     r, g, b = (image[..., channel].astype(float) for channel in range(3))
     y = 0.299 * r + 0.587 * g + 0.114 * b
-    for plane, value in zip(planes, (y, 128 + (b - y) / 1.772, 128 + (r - y) / 1.402), strict=True):
+    for plane, value in zip(planes, (y, (b - y) / 1.772, (r - y) / 1.402), strict=True):
+        exact = value * top / 255 + (0 if value is y else middle)
         # Rounding to nearest, and coefficients of 16 bits.
-        assert abs(plane - np.clip(value, 0, 255)).max() <= 0.51
-    assert abs(colour.to_rgb(planes).astype(int) - image).max() <= 2
+        assert abs(plane - np.clip(exact, 0, top)).max() <= 0.51
+    assert abs(colour.to_rgb(planes, depth).astype(int) - image).max() <= (1 if depth == 8 else 0)
     grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
-    assert np.array_equal(colour.to_rgb(colour.to_ycbcr(grey)), grey)
+    assert np.array_equal(colour.to_rgb(colour.to_ycbcr(grey, depth), depth), grey)
+
+
+def test_hevc_of_10_bits_is_finer_and_reads_files_of_8() -> None:
+    codec, image = standard("hevc"), drawn(48, 64)
+    of_8_bits = HEVC(depth=8).encode(image, 12)
+    assert quality(codec.decode(codec.encode(image, 12)), image) > quality(codec.decode(of_8_bits), image)
+    assert np.array_equal(codec.decode(of_8_bits), HEVC(depth=8).decode(of_8_bits))
+
+
+def test_vvc_s_chroma_offset_gives_chroma_the_bits() -> None:
+    image = drawn(64, 96)
+    codecs = [VVC(preset="faster", chroma_offset=offset) for offset in (0, -6)]
+    standard("vvc_fast")
+    files = [codec.encode(image, 37) for codec in codecs]
+    errors = [
+        abs(colour.to_ycbcr(codec.decode(data)).astype(float) - colour.to_ycbcr(image))[1:].mean()
+        for codec, data in zip(codecs, files, strict=True)
+    ]
+    assert len(files[1]) > len(files[0])
+    assert errors[1] < 0.9 * errors[0]
 
 
 @pytest.mark.parametrize("name", ["hevc", "vvc"])
@@ -326,6 +367,8 @@ def test_jpeg_is_what_pillow_writes_and_reads(images: Tensor) -> None:
         (lambda: AVIF(speed=11), "speed=11 must be"),
         (lambda: AVIF(subsampling="4:0:0"), "subsampling='4:0:0' must be"),
         (lambda: VVC(preset="placebo"), "preset='placebo' must be"),
+        (lambda: VVC(chroma_offset=13), "chroma_offset=13 must be"),
+        (lambda: HEVC(depth=12), "depth=12 must be"),
         (lambda: JPEGXL(effort=0), "effort=0 must be"),
         (lambda: Downscaled(JPEG(), scale=1), "scale=1 must lie between"),
     ],

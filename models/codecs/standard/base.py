@@ -73,11 +73,14 @@ class StandardCodec(Codec):
         """What made the files, as plain JSON, to be stored with every result.
 
         Returns:
-            ``"command"``: the exact call, ``{rate}`` standing for the rate; ``"colour"``: the conversion;
-            ``"versions"``: {library: version} of what is installed.
+            ``"command"``: the exact call, ``{rate}`` standing for the rate; ``"settings"``: in words, its ``"preset"``
+            (effort), its ``"tuning"`` (what the encoder weighs errors by) and its ``"chroma"`` (subsampling, depth);
+            ``"colour"``: the conversion; ``"versions"``: {library: version} of what is installed.
         """
         call = f"{type(self).__module__}.{type(self).__qualname__}.encode(image, {{rate}})"
-        return {"command": call, "colour": "the codec's own", "versions": {}}
+        own = "the codec's own"
+        settings = {"preset": own, "tuning": own, "chroma": own}
+        return {"command": call, "settings": settings, "colour": own, "versions": {}}
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
         strings = self._encode(x.detach(), rate)

@@ -75,7 +75,10 @@ class JPEGXL(StandardCodec):
 
     def about(self) -> dict[str, Any]:
         command = f"pillow_jxl.Encoder('RGB', quality={{rate}}, effort={self.effort}, num_threads=0)"
-        about = {"command": command, "colour": "inside libjxl: sRGB to XYB, 4:4:4", "versions": {}}
+        tuning = "none: libjxl aims at visibility (Butteraugli)"
+        settings = {"preset": f"effort {self.effort}", "tuning": tuning, "chroma": "4:4:4, XYB"}
+        colour = "inside libjxl: sRGB to XYB, 4:4:4"
+        about = {"command": command, "settings": settings, "colour": colour, "versions": {}}
         try:
             return {**about, "versions": {"pillow-jxl-plugin": metadata.version("pillow-jxl-plugin")}}
         except metadata.PackageNotFoundError:

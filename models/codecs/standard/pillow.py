@@ -29,6 +29,10 @@ class PillowCodec(StandardCodec):
         """Of ``Image.save`` for a picture of (H, W)."""
         raise NotImplementedError
 
+    def settings(self) -> dict[str, str]:
+        """As ``about`` gives them: preset, tuning and chroma in words."""
+        raise NotImplementedError
+
     def encode(self, image: np.ndarray, rate: float) -> bytes:
         self.check_available()
         rate = rate if self.rate_step is None else round(rate)
@@ -54,7 +58,7 @@ class PillowCodec(StandardCodec):
         versions = {"pillow": pillow_version}
         if features.check(self.feature):
             versions |= self._library_version()
-        return {"command": call, "colour": self.colour, "versions": versions}
+        return {"command": call, "settings": self.settings(), "colour": self.colour, "versions": versions}
 
     def check_available(self) -> None:
         if not features.check(self.feature):
@@ -76,6 +80,10 @@ class PillowCodec(StandardCodec):
 class JPEG(PillowCodec):
     """JPEG through libjpeg-turbo; ``rate`` is the quality, 1..95.
 
+    BD-rates of PSNR on five Kodak images against the defaults: 4:4:4 +7 %, 4:2:2 +2 %, progressive +0.4 % (it saves
+    bits above 0.3 bpp, and costs some below). Flat tables would gain 8 %: the standard's are kept, for what everybody
+    calls JPEG has them.
+
     Args:
         subsampling: of chroma, ``"4:2:0"`` or ``"4:4:4"``; ``None`` leaves it to Pillow.
         optimize: fit the Huffman tables to the picture.
@@ -96,12 +104,20 @@ class JPEG(PillowCodec):
         chroma = {} if self.subsampling is None else {"subsampling": self.subsampling}
         return {"quality": rate, **chroma, **({"optimize": True} if self.optimize else {})}
 
+    def settings(self) -> dict[str, str]:
+        tables = "Huffman tables of the picture" if self.optimize else "Huffman tables of the standard"
+        tuning = "none: quantisation tables of the standard"
+        return {"preset": tables, "tuning": tuning, "chroma": f"{self.subsampling or '4:2:0'}, 8 bit"}
+
     def _library_version(self) -> dict[str, str]:
         return {"libjpeg-turbo": str(features.version_feature("libjpeg_turbo"))}
 
 
 class WebP(PillowCodec):
     """Lossy WebP through libwebp, 4:2:0; ``rate`` is the quality, 0..100.
+
+    Pillow has no way to turn off libwebp's noise shaping, or to choose sharper chroma. Method 4 costs 2 % (BD-rate of
+    PSNR on five Kodak images); all of libwebp's presets but its default, up to 11 %.
 
     Args:
         method: effort, 0 (fast) to 6 (small); ``None`` leaves it to Pillow.
@@ -122,11 +138,18 @@ class WebP(PillowCodec):
     def arguments(self, rate: float | str, size: tuple[int, int]) -> dict[str, Any]:
         return {"quality": rate, **({} if self.method is None else {"method": self.method})}
 
+    def settings(self) -> dict[str, str]:
+        method = 4 if self.method is None else self.method
+        tuning = "none: libwebp's default, noise shaping 50"
+        return {"preset": f"method {method}", "tuning": tuning, "chroma": "4:2:0, 8 bit"}
+
 
 class JPEG2000(PillowCodec):
     """JPEG 2000 through OpenJPEG: 9/7 wavelet, a bare codestream; ``rate`` is the compression ratio that it aims at.
 
     OpenJPEG can aim at a PSNR instead; hard images then take most of the bits, and the curve of a set's means is worse.
+    It weighs nothing by visibility. Six resolutions and blocks of 64x64 are its best for PSNR: on five Kodak images,
+    other numbers cost 0.3 to 0.9 %, blocks of 32x32 2.4 %.
     """
 
     rates = (320.0, 200.0, 120.0, 80.0, 48.0, 32.0, 24.0, 16.0, 12.0, 8.0, 5.0)
@@ -146,6 +169,9 @@ class JPEG2000(PillowCodec):
             # Halving stops at one pixel; more resolutions than that are an error.
             "num_resolutions": min(6, min(size).bit_length()),
         }
+
+    def settings(self) -> dict[str, str]:
+        return {"preset": "6 resolutions, blocks of 64x64", "tuning": "psnr", "chroma": "4:4:4, 8 bit"}
 
     def _library_version(self) -> dict[str, str]:
         return {"openjpeg": str(features.version(self.feature))}
@@ -179,6 +205,10 @@ class AVIF(PillowCodec):
     def arguments(self, rate: float | str, size: tuple[int, int]) -> dict[str, Any]:
         options = {"quality": rate, "subsampling": self.subsampling, "speed": self.speed, "max_threads": 1}
         return options if self.tune is None else {**options, "advanced": {"tune": self.tune}}
+
+    def settings(self) -> dict[str, str]:
+        tuning = self.tune or "libavif's default"
+        return {"preset": f"speed {self.speed}", "tuning": tuning, "chroma": f"{self.subsampling}, 8 bit"}
 
     def _library_version(self) -> dict[str, str]:
         from PIL import _avif

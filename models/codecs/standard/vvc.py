@@ -28,18 +28,22 @@ class VVC(StandardCodec):
 
     Args:
         preset: vvenc's effort, ``"faster"``, ``"fast"``, ``"medium"``, ``"slow"`` or ``"slower"``.
+        chroma_offset: added to the qp of Cb and Cr, -12..12. Below zero for PSNR of RGB, where a chroma sample at half
+            resolution counts for four pixels.
     """
 
     rates = (63.0, 57.0, 52.0, 47.0, 42.0, 37.0, 32.0, 27.0, 22.0, 17.0)
     file_suffix = ".vvc"
     max_side = 25328  # of level 6.3, in whole blocks of 8; longer ones are written, but no decoder reads them
 
-    def __init__(self, *, preset: str = "fast"):
+    def __init__(self, *, preset: str = "medium", chroma_offset: int = -4):
         super().__init__()
         presets = ("faster", "fast", "medium", "slow", "slower")
         if preset not in presets:
             raise ValueError(f"preset={preset!r} must be one of {presets}")
-        self.preset = preset
+        if chroma_offset not in range(-12, 13):
+            raise ValueError(f"chroma_offset={chroma_offset!r} must be one of -12..12")
+        self.preset, self.chroma_offset = preset, chroma_offset
 
     def encode(self, image: np.ndarray, rate: float) -> bytes:
         padded, (rows, columns) = nal.pad(image, multiple=2)
@@ -74,6 +78,11 @@ class VVC(StandardCodec):
         encode, decode = self._encoder("{width}x{height}", "{rate}"), self._decoder()
         about = {
             "command": f"ffmpeg {' '.join(encode)} | ffmpeg {' '.join(decode)}",
+            "settings": {
+                "preset": self.preset,
+                "tuning": f"psnr, chroma QP {self.chroma_offset:+d}",
+                "chroma": "4:2:0, 10 bit",
+            },
             "colour": f"ffmpeg's scale filter, full-range BT.709 YCbCr 4:2:0, 10 bit, {_FLAGS}",
             "versions": {},
         }
@@ -98,7 +107,9 @@ class VVC(StandardCodec):
         # Groups of pictures and fast decisions about ALF make no sense for one picture: vvenc would leave them out by
         # itself, with a warning. HRD parameters are 11 bytes for nothing.
         code = f"-c:v libvvenc -preset {self.preset} -qpa 0 -qp {qp} -g 1"
-        private = "-vvenc-params hrdparameterspresent=0:alfspeed=0"
+        planes = ("cbqpoffset", "crqpoffset", "cbqpoffsetdualtree", "crqpoffsetdualtree")
+        offsets = "".join(f":{name}={self.chroma_offset}" for name in planes)
+        private = f"-vvenc-params hrdparameterspresent=0:alfspeed=0{offsets}"
         return [*_QUIET, *f"{source} {convert} {code} {private} -threads 1 -f vvc pipe:1".split()]
 
     def _decoder(self) -> list[str]:
