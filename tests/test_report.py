@@ -35,7 +35,10 @@ def row(codec: str, rate: float | None, bpp: float, head: str | None, **more: An
         "header_bytes": 491.52, "bpp_estimated": None, "bpp_by_layer": {"base": bpp - 0.01}, "psnr": psnr,
         "ms_ssim": 0.97, "tasks": tasks, "task_head": head, "encode_seconds": 0.02, "decode_seconds": None,
         "command": "evaluate.py", "num_images": 24, "ci95": {k: [v * 0.9, v * 1.1] for k, v in values.items()},
-        "encoder": {"command": f"{codec} -q {{rate}}", "colour": "4:4:4", "versions": {"lib": "1.2"}},
+        "encoder": {
+            "command": f"{codec} -q {{rate}}", "settings": {"preset": "slow", "tuning": "psnr"}, "colour": "4:4:4",
+            "versions": {"lib": "1.2"},
+        },
     } | more  # fmt: skip
 
 
@@ -210,7 +213,7 @@ def test_the_page_holds_the_data_it_was_made_from(tmp_path, results, bd, gallery
     for words in (
         "1 codec was skipped", "vvc VVC needs imageio-ffmpeg", "1 image is excluded", "bad.png truncated",
         "24 images · 3 codecs · 26 rows", "2026-10-04 14:32", "commit 0123456789", "evaluate.py codecs=[jpeg]",
-        "jpeg -q {rate}", "lib 1.2", "+150.0 %", "[+120.0, +180.0]",
+        "jpeg -q {rate}", "preset slow; tuning psnr", "lib 1.2", "+150.0 %", "[+120.0, +180.0]",
     ):  # fmt: skip
         assert words in page.text, words
     strong = re.findall(r"<strong>([^<]*%)</strong>", page.source)

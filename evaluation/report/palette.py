@@ -55,9 +55,11 @@ FIXED = {
     "webp_default": Look("#117733", "#54bd78", "hexagon"),
     "jpeg2000": Look("#8a8420", "#c9c258", "diamond"),
     "avif": Look("#2a93c8", "#7cc8ef", "triangle-down"),
+    "avif_fast": Look("#2a93c8", "#7cc8ef", "hexagon"),
     "jpegxl": Look("#2b9384", "#63d0c0", "pentagon"),
     "hevc": Look("#3f2f9c", "#a397f2", "cross"),
     "vvc": Look("#26282d", "#e6e6e8", "x"),
+    "vvc_fast": Look("#26282d", "#e6e6e8", "hexagon"),
 }
 """Standard codecs look alike in every report."""
 

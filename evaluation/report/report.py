@@ -154,8 +154,10 @@ def _encoders(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             versions = ", ".join(
                 f"{name} {version}" for name, version in (about.get("versions") or {}).items()
             )
+            settings = "; ".join(f"{key} {value}" for key, value in (about.get("settings") or {}).items())
             entry = {"codec": row["codec"], "command": about.get("command"), "colour": about.get("colour")}
-            found.setdefault((row["codec"], str(about.get("command"))), entry | {"versions": versions})
+            entry |= {"settings": settings, "versions": versions}
+            found.setdefault((row["codec"], str(about.get("command"))), entry)
     return list(found.values())
 
 

@@ -15,6 +15,8 @@ _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 class JPEGXL(StandardCodec):
     """Lossy JPEG XL (VarDCT, XYB) as a bare codestream; ``rate`` is libjxl's quality, 0..95.
 
+    BD-rates of PSNR on four Kodak images against effort 9: effort 8 +0.1 %, 7 +1.3 % at a quarter of the time, 4 +11 %.
+
     Args:
         effort: 1 (fast) to 10 (small).
     """
@@ -23,7 +25,7 @@ class JPEGXL(StandardCodec):
     rates = (0.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0)
     file_suffix = ".jxl"
 
-    def __init__(self, *, effort: int = 7):
+    def __init__(self, *, effort: int = 9):
         super().__init__()
         if effort not in range(1, 11):
             raise ValueError(f"effort={effort!r} must be one of 1..10")

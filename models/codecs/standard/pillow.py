@@ -180,6 +180,9 @@ class JPEG2000(PillowCodec):
 class AVIF(PillowCodec):
     """AVIF through libavif and its AV1 encoder; ``rate`` is the quality, 0..95.
 
+    BD-rates of PSNR on Kodak images against speed 6 and ``tune="psnr"``: libavif's own tuning +6 %, 4:2:0 +7 % (four
+    images), speed 4 -10 % at six times the time (two).
+
     One thread: with two or more, libaom codes rows in parallel and writes other files (Kodak: within 1 %, either way).
 
     Args:
@@ -194,7 +197,7 @@ class AVIF(PillowCodec):
     format, feature = "AVIF", "avif"
     oldest = "11.3"
 
-    def __init__(self, *, subsampling: str = "4:4:4", speed: int = 6, tune: str | None = None):
+    def __init__(self, *, subsampling: str = "4:4:4", speed: int = 4, tune: str | None = "psnr"):
         super().__init__()
         if subsampling not in ("4:4:4", "4:2:2", "4:2:0"):
             raise ValueError(f"subsampling={subsampling!r} must be '4:4:4', '4:2:2' or '4:2:0'")

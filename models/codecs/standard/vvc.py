@@ -26,8 +26,13 @@ _MAX_CUT = 1 << 13
 class VVC(StandardCodec):
     """One intra picture, 4:2:0, 10 bit, as a raw stream; ``rate`` is the qp, 63..17.
 
+    BD-rates of PSNR on three Kodak images, preset fast: chroma QPs 4 lower than luma's gain 9.3 % (2 lower 7.3 %, 6
+    lower 7.1 %), BT.601 in place of BT.709 1.2 % more, Lanczos in place of bicubic 0.1 %.
+    Medium takes four times fast's time. With its preset slower, vvenc writes a warning
+    into the stream.
+
     Args:
-        preset: vvenc's effort, ``"faster"``, ``"fast"``, ``"medium"``, ``"slow"`` or ``"slower"``.
+        preset: vvenc's effort, ``"faster"``, ``"fast"``, ``"medium"`` or ``"slow"``.
         chroma_offset: added to the qp of Cb and Cr, -12..12. Below zero for PSNR of RGB, where a chroma sample at half
             resolution counts for four pixels.
     """
@@ -38,7 +43,7 @@ class VVC(StandardCodec):
 
     def __init__(self, *, preset: str = "medium", chroma_offset: int = -4):
         super().__init__()
-        presets = ("faster", "fast", "medium", "slow", "slower")
+        presets = ("faster", "fast", "medium", "slow")
         if preset not in presets:
             raise ValueError(f"preset={preset!r} must be one of {presets}")
         if chroma_offset not in range(-12, 13):
@@ -83,7 +88,7 @@ class VVC(StandardCodec):
                 "tuning": f"psnr, chroma QP {self.chroma_offset:+d}",
                 "chroma": "4:2:0, 10 bit",
             },
-            "colour": f"ffmpeg's scale filter, full-range BT.709 YCbCr 4:2:0, 10 bit, {_FLAGS}",
+            "colour": f"ffmpeg's scale filter, full-range BT.601 YCbCr 4:2:0, 10 bit, {_FLAGS}",
             "versions": {},
         }
         try:
@@ -103,7 +108,7 @@ class VVC(StandardCodec):
 
     def _encoder(self, size: str, qp: int | str) -> list[str]:
         source = f"-f rawvideo -pix_fmt rgb24 -video_size {size} -framerate 1 -i pipe:0 -frames:v 1"
-        convert = f"-vf scale=out_color_matrix=bt709:out_range=pc:{_FLAGS} -pix_fmt yuv420p10le"
+        convert = f"-vf scale=out_color_matrix=smpte170m:out_range=pc:{_FLAGS} -pix_fmt yuv420p10le"
         # Groups of pictures and fast decisions about ALF make no sense for one picture: vvenc would leave them out by
         # itself, with a warning. HRD parameters are 11 bytes for nothing.
         code = f"-c:v libvvenc -preset {self.preset} -qpa 0 -qp {qp} -g 1"
@@ -113,7 +118,7 @@ class VVC(StandardCodec):
         return [*_QUIET, *f"{source} {convert} {code} {private} -threads 1 -f vvc pipe:1".split()]
 
     def _decoder(self) -> list[str]:
-        convert = f"-vf scale=in_color_matrix=bt709:in_range=pc:{_FLAGS} -pix_fmt rgb24"
+        convert = f"-vf scale=in_color_matrix=smpte170m:in_range=pc:{_FLAGS} -pix_fmt rgb24"
         return [
             *_QUIET,
             *f"-xerror -err_detect explode -f vvc -i pipe:0 {convert} -f rawvideo pipe:1".split(),
