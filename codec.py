@@ -39,9 +39,9 @@ def run(options: argparse.Namespace) -> int:
 
     from PIL import Image
 
-    from files.analysing import analyse
     from files.coding import Options, compress, decompress
     from files.model import open_model
+    from pictures.finding import SUFFIXES
 
     # Sizes are checked against --max-pixels instead.
     Image.MAX_IMAGE_PIXELS = None
@@ -52,13 +52,15 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(
             f"{options.model} has no tasks to analyze files with: give a model that was trained with tasks"
         )
-    suffixes = inputs.PICTURES if options.command == "compress" else {model.codec.file_suffix}
-    found, mistakes = inputs.find(
-        options.inputs, suffixes, apart=options.save_maps if analyzes else options.out
-    )
+    suffixes = SUFFIXES if options.command == "compress" else {model.codec.file_suffix}
+    apart = options.save_maps if analyzes else options.out
+    found, mistakes = inputs.find(options.inputs, suffixes, apart=apart, tell=_note)
     _tell(mistakes)
     codec = _to_device(model, options.device).accelerate(bf16=options.bf16)
     if analyzes:
+        # Here, for what tasks measure themselves with loads longer than torch.
+        from files.analysing import analyse
+
         count = analyse(
             codec,
             model.tasks,
@@ -94,6 +96,7 @@ def _info(options: argparse.Namespace) -> int:
     from files import inputs
     from files.batch import reason_of
     from files.describing import describe
+    from pictures.names import shown
 
     layers, model_id = None, None
     if options.model is not None:
@@ -101,7 +104,7 @@ def _info(options: argparse.Namespace) -> int:
 
         codec = open_model(options.model).codec
         layers, model_id = codec.layers, codec.model_id()
-    found, mistakes = inputs.find(options.inputs, {".bif"})
+    found, mistakes = inputs.find(options.inputs, {".bif"}, tell=_note)
     _tell(mistakes)
     status = 2 if mistakes else 0
     for source in found:
@@ -109,10 +112,14 @@ def _info(options: argparse.Namespace) -> int:
             text, sound = describe(source.path, layers, model_id)
             print(text)
         except (ValueError, OSError) as error:
-            print(f"{source.path}: error: {reason_of(error, source.path)}", file=sys.stderr)
+            print(f"{shown(source.path)}: error: {reason_of(error, source.path)}", file=sys.stderr)
             sound = False
         status = status if sound else 2
     return status
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _tell(mistakes: Sequence[str]) -> None:
@@ -165,4 +172,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    # What the terminal has no letters for ends no batch.
+    sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))

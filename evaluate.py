@@ -11,30 +11,28 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import hydra
-import torch
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from evaluation.costs import costs
 from evaluation.curves.comparison import compare, within_bound
-from evaluation.environment import environment
-from evaluation.evaluator import Evaluation, evaluate
-from evaluation.measures import PICTURE_METRICS
-from evaluation.points import Point, directions, own_heads
-from evaluation.report.matched_pictures import matched_pictures
-from evaluation.report.report import write_report
 from evaluation.result_files import write_json, write_rows, write_table
 from evaluation.results import table
-from evaluation.rows import image_rows, rows_of
-from evaluation.sources import Skipped, SplitImages, points_of
 from launch.command import MISTAKES, run_main
 from launch.config_check import check_components
 from launch.errors import UserError, fail, one_line
+from models.counted import counted
+from pictures.names import shown
+
+# What takes seconds to load is imported where it is used: `--help` waits for none of it.
+if TYPE_CHECKING:
+    from evaluation.evaluator import Evaluation
+    from evaluation.points import Point
+    from evaluation.sources import Skipped, SplitImages
 
 KEYS = {
     "codecs": Sequence,
@@ -43,7 +41,7 @@ KEYS = {
     "data": Mapping,
     "split": Literal["train", "val", "test"],
     "num_images": int | None,
-    "metrics": Sequence[Literal[PICTURE_METRICS]],
+    "metrics": Sequence,  # of measures.PICTURE_METRICS
     "rates": Mapping[str, Sequence[float]] | None,
     "scales": Sequence[float],
     "anchors": Sequence[str] | None,
@@ -79,6 +77,14 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
         UserError: one clear line, before anything is coded.
         KeyboardInterrupt: what was measured is kept.
     """
+    from evaluation.costs import costs
+    from evaluation.environment import environment
+    from evaluation.points import directions, own_heads
+    from evaluation.report.matched_pictures import matched_pictures
+    from evaluation.report.report import write_report
+    from evaluation.rows import image_rows, rows_of
+    from evaluation.sources import Skipped, SplitImages, points_of
+
     try:
         if missing := [key for key in ("codecs", "out") if OmegaConf.is_missing(cfg, key)]:
             raise ValueError(f"{missing[0]} is missing: give {missing[0]}=VALUE; --help shows examples")
@@ -111,11 +117,13 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
     skipped += [Skipped(point.title, reason) for point, reason in evaluation.skipped]
     rows, samples = rows_of(evaluation, command=command, num_resamples=cfg.bootstrap)
     if len(evaluation.images) < FEW:
-        notes.append(f"intervals over so few images ({len(evaluation.images)}) are too narrow")
+        notes.append(
+            f"{counted(len(evaluation.images), 'image')} are few: intervals over so few are too narrow"
+        )
     heads = {"higher_is_better": directions(points), "own_head_of": own_heads(points)}
     bd = compare(rows, samples, anchors=anchors, **heads)
     results = {
-        "dataset": Path(str(plain["data"].get("root", cfg.data._target_.rpartition(".")[2]))).name,
+        "dataset": shown(Path(str(plain["data"].get("root", cfg.data._target_.rpartition(".")[2]))).name),
         "split": cfg.split,
         "num_images": len(evaluation.images),
         "rows": rows,
@@ -140,7 +148,9 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
     return results
 
 
-def _evaluate(points: Sequence[Point], images: SplitImages, **settings: Any) -> Evaluation:
+def _evaluate(points: "Sequence[Point]", images: "SplitImages", **settings: Any) -> "Evaluation":
+    from evaluation.evaluator import evaluate
+
     try:
         evaluation = evaluate(points, images, **settings)
     except ValueError as error:  # nothing can be read
@@ -151,7 +161,11 @@ def _evaluate(points: Sequence[Point], images: SplitImages, **settings: Any) -> 
 
 
 def _check(plain: Mapping[str, Any]) -> None:
-    check_components(plain, KEYS)
+    import torch
+
+    from evaluation.measures import PICTURE_METRICS
+
+    check_components(plain, KEYS | {"metrics": Sequence[Literal[PICTURE_METRICS]]})
     for key, least in LEAST.items():
         if plain[key] is not None and plain[key] < least:
             raise ValueError(f"{key}={plain[key]} must be at least {least}")
@@ -163,7 +177,9 @@ def _check(plain: Mapping[str, Any]) -> None:
         raise ValueError(f"scales holds {wrong}: each must be above 0 and at most 1, as in [1, 0.5]")
 
 
-def _anchors(names: Sequence[str] | None, points: Sequence[Point], skipped: Sequence[Skipped]) -> list[str]:
+def _anchors(
+    names: Sequence[str] | None, points: "Sequence[Point]", skipped: "Sequence[Skipped]"
+) -> list[str]:
     known = list(dict.fromkeys(point.name for point in points))
     if not known:
         raise ValueError(f"no codec can be evaluated: {'; '.join(s.reason for s in skipped)}")
@@ -175,7 +191,7 @@ def _anchors(names: Sequence[str] | None, points: Sequence[Point], skipped: Sequ
     return [name for name in names if name not in missing] or known[:1]
 
 
-def _tell(out: Path, results: Mapping[str, Any], points: Sequence[Point]) -> None:
+def _tell(out: Path, results: Mapping[str, Any], points: "Sequence[Point]") -> None:
     monitors = {head.name: head.task.monitor for point in points for head in point.heads}
     print(f"\n{table(results['rows'], monitors)}\n")
     for entry in results["excluded_images"]:
@@ -186,8 +202,9 @@ def _tell(out: Path, results: Mapping[str, Any], points: Sequence[Point]) -> Non
         print(f"note: {note}", file=sys.stderr)
     counts = {"excluded": len(results["excluded_images"]), "skipped": len(results["skipped"])}
     left_out = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    images = "1 image" if results["num_images"] == 1 else f"{results['num_images']} images"
-    print(f"{images}{', ' + left_out if left_out else ''}: {out / 'report.html'}")
+    print(
+        f"{counted(results['num_images'], 'image')}{', ' + left_out if left_out else ''}: {out / 'report.html'}"
+    )
 
 
 @hydra.main(config_path=str(Path(__file__).parent / "configs"), config_name="evaluate", version_base="1.3")

@@ -10,21 +10,19 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from evaluation.results import git_commit
+from launch.command import asks_for_help
 from launch.errors import fail
-from models.codecs.compressai_weights import FILE as COMPRESSAI
-from models.pretrained.card import model_card
-from models.pretrained.folder import describe, written_whole
-from models.pretrained.merge_heads import add_head
-from models.pretrained.model import Pretrained, from_pretrained, load, write_model
-from models.pretrained.onnx import export_onnx
-from models.pretrained.training_facts import kept
+
+# What takes seconds to load is imported where it is used: `--help` waits for none of it.
+if TYPE_CHECKING:
+    from models.pretrained import Pretrained
 
 CONFIG = Path(__file__).parent / "configs" / "export.yaml"
 
@@ -66,6 +64,11 @@ def export(options: dict[str, Any]) -> Path:
     Raises:
         ValueError, ImportError, OSError: what is wrong, in one line.
     """
+    from models.pretrained.card import model_card
+    from models.pretrained.folder import describe, written_whole
+    from models.pretrained.model import from_pretrained, write_model
+    from models.pretrained.onnx import export_onnx
+
     out = Path(options["out"])
     with written_whole(out) as folder:
         model = _gather(options)
@@ -87,7 +90,10 @@ def export(options: dict[str, Any]) -> Path:
     return out
 
 
-def _gather(options: dict[str, Any]) -> Pretrained:
+def _gather(options: dict[str, Any]) -> "Pretrained":
+    from models.pretrained import load
+    from models.pretrained.merge_heads import add_head
+
     if options["run"] is not None and not Path(options["run"]).is_dir():
         raise ValueError(f"run={options['run']} is no folder; for one file give checkpoint=FILE")
     if options["checkpoint"] is not None and not Path(options["checkpoint"]).is_file():
@@ -104,6 +110,8 @@ def _gather(options: dict[str, Any]) -> Pretrained:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
+    from models.pretrained.training_facts import kept
+
     try:
         content = json.loads(path.read_text())
         about = {"dataset": content["dataset"], "split": content["split"]}
@@ -114,13 +122,15 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 def command() -> None:
     """``python export.py``: the user's mistakes become one line and status 2."""
-    if {"--help", "-h"} & set(sys.argv[1:]):
+    if asks_for_help(sys.argv[1:]):
         print(f"{__doc__}\n{CONFIG.read_text()}", end="")
         return
     try:
         options = read_options(sys.argv[1:])
         folder = export(options)
         print(folder)
+        from models.codecs.compressai_weights import FILE as COMPRESSAI
+
         if options["foreign"] and not (folder / COMPRESSAI).is_file():
             print(f"(no {COMPRESSAI}: CompressAI has no such architecture)", file=sys.stderr)
     except (ValueError, TypeError, ImportError, OSError, OmegaConfBaseException, YAMLError) as error:

@@ -15,32 +15,28 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.pytorch import seed_everything
-from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from callbacks.csv_logger import RunCSV
-from callbacks.unreadable_files import TooManyUnreadable
-from datamodules.source import DataError
 from launch.command import MISTAKES, run_main
 from launch.config_check import check_components
 from launch.errors import SHOW_ALL, UserError, fail, one_line
-from launch.run_identity import check_run_dir, differences, moved, point_name
-from lightning_modules.checkpoints import UnusableState
-from lightning_modules.experiment import Experiment
-from lightning_modules.schedule import run
-from lightning_modules.stages import Stage
+from launch.overrides import point_name, quoted
+from launch.run_identity import check_run_dir, differences, is_finished, moved
 from losses.schedules import Scalar
+from models.pretrained.run_folder import RunFolder
+from models.pretrained.whole_file import write_whole
+
+# What takes seconds to load is imported where it is used: `--help` waits for none of it.
+if TYPE_CHECKING:
+    from lightning_modules.experiment import Experiment
 
 KEYS = {
     "name": str,
@@ -54,7 +50,7 @@ KEYS = {
     "resume": str | None,
     "codec": Mapping,
     "data": Mapping,
-    "schedule": Mapping[str, Stage],
+    "schedule": Mapping,  # of stages
     "trainer": Mapping,
     "callbacks": Mapping,
     "logger": Mapping | None,
@@ -62,12 +58,17 @@ KEYS = {
 """Top-level keys of a config and what they hold."""
 
 
-def build(cfg: DictConfig, run_dir: Path) -> Experiment:
+def build(cfg: DictConfig, run_dir: Path) -> "Experiment":
     """Make every part of an experiment and check how they fit.
 
     Raises:
         ValueError: with what is wrong in the configuration.
     """
+    from lightning.pytorch import seed_everything
+
+    from callbacks.csv_logger import RunCSV
+    from lightning_modules.experiment import Experiment
+
     _check_config(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data)
@@ -81,7 +82,7 @@ def build(cfg: DictConfig, run_dir: Path) -> Experiment:
         data=data,
         make_trainer=instantiate(cfg.trainer),
         make_callbacks=lambda: _parts(cfg.callbacks),
-        loggers=[RunCSV(run_dir / "metrics.csv"), *_parts(cfg.logger or {})],
+        loggers=[RunCSV(RunFolder(run_dir).metrics), *_parts(cfg.logger or {})],
         baselines=instantiate(cfg.baselines, _convert_="all"),
         seed=cfg.seed,
         config=OmegaConf.to_container(cfg, resolve=True),
@@ -96,12 +97,14 @@ def _parts(group: DictConfig | dict) -> list[Any]:
 
 
 def _check_config(cfg: DictConfig) -> None:
+    from lightning_modules.stages import Stage
+
     plain = OmegaConf.to_container(cfg, resolve=True)
     for stage in plain.get("schedule", {}).values():
         if isinstance(stage, dict) and stage.get("data"):
             # As `_stage` will see it.
             stage["data"] = OmegaConf.to_container(OmegaConf.merge(plain["data"], stage["data"]))
-    check_components(plain, KEYS)
+    check_components(plain, KEYS | {"schedule": Mapping[str, Stage]})
     if not 0 <= cfg.seed < 2**32:
         raise ValueError(f"seed is {cfg.seed}, must be within 0..{2**32 - 1}")
 
@@ -114,8 +117,10 @@ def _task(name: str, node: DictConfig, *parts: Any) -> Any:
 
 
 def _network(name: str, node: DictConfig) -> Any:
+    from torch import nn
+
     network = instantiate(node)
-    if not isinstance(network, torch.nn.Module):
+    if not isinstance(network, nn.Module):
         raise ValueError(f"networks.{name} is {type(network).__name__}, must be a network")
     return network
 
@@ -137,11 +142,15 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         DataError, TooManyUnreadable: files of the data set stop the run.
         FloatingPointError: the loss is no number any more.
     """
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from lightning_modules.schedule import run
+
     try:
         check_run_dir(cfg, run_dir)
         cfg = OmegaConf.merge(cfg, {"run_dir": str(run_dir)})
         experiment = build(cfg, run_dir)
-        _save_config(cfg, run_dir)
+        rank_zero_only(_save_config)(cfg, run_dir)
     except (*MISTAKES, InstantiationException) as error:
         raise UserError(one_line(error)) from error
     for logger in experiment.loggers:
@@ -154,14 +163,10 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             getattr(getattr(logger, "experiment", None), "finish", lambda: None)()
 
 
-@rank_zero_only
 def _save_config(cfg: DictConfig, run_dir: Path) -> None:
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
         # Whole or not at all: a run that is killed here can still be started again.
-        temporary = run_dir / "config.yaml.tmp"
-        OmegaConf.save(cfg, temporary, resolve=True)
-        temporary.replace(run_dir / "config.yaml")
+        write_whole(RunFolder(run_dir).config, OmegaConf.to_yaml(cfg, resolve=True))
     except OSError as error:
         raise ValueError(f"run_dir={run_dir} cannot be written to: {error.strerror}") from error
 
@@ -173,7 +178,7 @@ def choose_run_dir(cfg: DictConfig) -> Path:
     if cfg.run_dir is not None:
         run_dir = Path(cfg.run_dir)
     elif HydraConfig.get().mode == RunMode.MULTIRUN:
-        run_dir = Path("multirun") / cfg.name / point_name(HydraConfig.get().job.override_dirname)
+        run_dir = Path("multirun") / cfg.name / point_name(HydraConfig.get().overrides.task)
     elif int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("processes started by torchrun or SLURM need a common folder: give run_dir=DIR")
     else:
@@ -185,6 +190,15 @@ def choose_run_dir(cfg: DictConfig) -> Path:
 @hydra.main(config_path=str(Path(__file__).parent / "configs"), config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Entry point: the user's mistakes become one line and status 2, what stops a run one line and status 1."""
+    import torch
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    from callbacks.unreadable_files import TooManyUnreadable
+    from datamodules.source import DataError
+    from lightning_modules.checkpoints import UnusableState
+
+    torch.set_float32_matmul_precision("high")
+    _quieten()
     if not SHOW_ALL:
         # Processes that are started from here, and errors that are none of the user's, are Hydra's to show.
         os.environ.pop("HYDRA_FULL_ERROR", None)
@@ -195,14 +209,11 @@ def main(cfg: DictConfig) -> None:
             run_dir = choose_run_dir(cfg)
         else:
             run_dir, cfg = _resume(cfg)
-        if sweep and (run_dir / "summary.json").is_file():
+        if sweep and is_finished(cfg, run_dir):
             print(f"{run_dir} is finished already")
         elif sweep and cfg.trainer.devices != 1:
             # Several processes inside a sweep would run the whole sweep each: one command a point instead.
-            overrides = [*HydraConfig.get().overrides.task, f"run_dir={run_dir}"]
-            status = subprocess.run([sys.executable, __file__, *overrides], check=False).returncode
-            if status != 0:
-                sys.exit(status)
+            _run_alone(run_dir)
         else:
             train(cfg, run_dir)
     except (UserError, UnusableState, OmegaConfBaseException) as error:
@@ -213,12 +224,24 @@ def main(cfg: DictConfig) -> None:
         sys.exit(143)
 
 
+def _run_alone(run_dir: Path) -> None:
+    """The sweep's point in a command of its own: what was given, and its folder."""
+    hydra_config = HydraConfig.get()
+    own = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
+    options = [text for path in own for text in ("--config-dir", path)]
+    overrides = [*hydra_config.overrides.task, f"run_dir={quoted(run_dir)}"]
+    status = subprocess.run([sys.executable, __file__, *options, *overrides], check=False).returncode
+    if status != 0:
+        sys.exit(status)
+
+
 def _resume(cfg: DictConfig) -> tuple[Path, DictConfig]:
     """The folder to go on in, and the config of its run."""
     run_dir = Path(cfg.resume)
-    if not (run_dir / "config.yaml").is_file():
+    config = RunFolder(run_dir).config
+    if not config.is_file():
         raise UserError(f"resume={run_dir} is no run folder: it has no config.yaml")
-    saved = OmegaConf.load(run_dir / "config.yaml")
+    saved = OmegaConf.load(config)
     given = [text for text in HydraConfig.get().overrides.task if not text.startswith("resume=")]
     # The same command with resume= is fine. Other values would silently be ignored.
     if given and (changed := differences(saved, cfg, run_dir)):
@@ -231,7 +254,6 @@ def _resume(cfg: DictConfig) -> tuple[Path, DictConfig]:
 
 def command() -> None:
     """``python train.py``: what Hydra refuses is one line and status 2 too."""
-    _quieten()
     run_main(main, (HydraException,))
 
 
@@ -248,5 +270,4 @@ def _quieten() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_float32_matmul_precision("high")
     command()

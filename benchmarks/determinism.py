@@ -1,7 +1,8 @@
 """Does a file decode to the same integers whatever computes it? A star of ways around the plain path.
 
-Each way of computing writes files for the plain path, and reads the plain path's. A photo counts as wrong where any
-integer differs: a symbol, or the row of the coder's table it was coded under.
+The plain path is one thread and torch's defaults. Each way changes something of that, which its row names; it writes
+files for the plain path, and reads the plain path's. A photo counts as wrong where any integer differs: a symbol, or
+the row of the coder's table it was coded under.
 
 python -m benchmarks.determinism PHOTOS      prints the star of an untrained hyperprior; the record is benchmarks.coding
 """
@@ -25,7 +26,7 @@ from models.entropy.exact import Exact
 from models.entropy.stream import Reader, Writer
 from models.outputs import Bitstream
 from models.threads import threads
-from models.transforms.fast import bf16_instructions
+from models.transforms.fast import Enter, bf16_instructions
 
 Symbols = list[Tensor]
 """Of one image, in coding order: symbols and rows in turn, int32."""
@@ -33,7 +34,7 @@ Symbols = list[Tensor]
 
 @dataclass(frozen=True)
 class Way:
-    """One way of computing.
+    """One way of computing, on one thread where it says no other number.
 
     Attributes:
         name: as rows and messages have it.
@@ -97,7 +98,6 @@ def ways(*, compiled: bool = True) -> list[Way]:
         compiled: with torch.compile, which takes minutes.
     """
     found = [
-        Way("1 thread", entered=lambda: threads(1)),
         Way("2 threads", entered=lambda: threads(2)),
         Way("batch 4", batch=4),
         Way(
@@ -120,6 +120,25 @@ def ways(*, compiled: bool = True) -> list[Way]:
     return found
 
 
+def circumstances(codec: Codec, x: Tensor) -> dict[str, Any]:
+    """What a computation may depend on and no symbol must, by name: here and now, for one call with pictures x."""
+    networks = list(codec.transforms().values())
+    weights = [parameter for network in networks for parameter in network.parameters()]
+    hooks = [hook for network in networks for hook in network._forward_pre_hooks.values()]
+    return {
+        "threads": torch.get_num_threads(),
+        "batch": len(x),
+        "memory format": (x.stride(), [weight.stride() for weight in weights]),
+        "oneDNN": torch._C._get_mkldnn_enabled(),
+        "default dtype": torch.get_default_dtype(),
+        "autocast": torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"),
+        "layers": [type(layer) for network in networks for layer in network.modules()],
+        "precision": {hook.dtype for hook in hooks if isinstance(hook, Enter)} - {None},
+        "compiled": ([network._compiled_call_impl is not None for network in networks], Exact.copy_of),
+        "device": [weight.device.type for weight in weights],
+    }
+
+
 def star(
     make: Callable[[], Codec], pictures: Sequence[Tensor], *, among: Sequence[Way], name: str
 ) -> Iterator[Row]:
@@ -132,11 +151,16 @@ def star(
         name: of the codec, for the rows.
 
     Yields:
-        One row a way: ``codec``, ``way``, ``photos``, ``symbols`` (in all of them, of the plain path),
+        One row a way: ``codec``, ``way``, ``differs_in`` (names of the ``circumstances`` that are not the plain
+        path's: where there is none, the way shows nothing), ``photos``, ``symbols`` (in all, of the plain path),
         ``wrong_encoding`` (photos that the way wrote and the plain path read otherwise), ``wrong_decoding`` (the other
         direction) and ``wrong`` (in any).
     """
     plain, usual = make(), Way("plain")
+    # As they come from files, they are in channels_last order.
+    pictures = [picture.contiguous() for picture in pictures]
+    with _under(usual):
+        expected = circumstances(plain, pictures[0])
     written = [_encode(plain, [picture], usual)[0] for picture in pictures]
     read = [_decode(plain, [bitstream], usual)[0] for bitstream, _ in written]
     for (_, coded), decoded in zip(written, read, strict=True):
@@ -145,6 +169,8 @@ def star(
     for way in among:
         codec = make()
         way.prepare(codec)
+        with _under(way):
+            found = circumstances(codec, way.place(torch.cat(list(pictures[: way.batch]))))
         wrong_encoding, wrong_decoding = set(), set()
         for start in range(0, len(pictures), way.batch):
             places = range(start, min(start + way.batch, len(pictures)))
@@ -161,12 +187,31 @@ def star(
         yield {
             "codec": name,
             "way": way.name,
+            "differs_in": [name for name in found if found[name] != expected[name]],
             "photos": len(pictures),
             "symbols": sum(symbols.numel() for _, coded in written for symbols in coded[::2]),
             "wrong_encoding": len(wrong_encoding),
             "wrong_decoding": len(wrong_decoding),
             "wrong": len(wrong_encoding | wrong_decoding),
         }
+
+
+def figures(rows: Sequence[Row]) -> dict[str, int]:
+    """The record's figures.
+
+    Returns:
+        ``determinism_ways``, those that every codec went and that were not the plain path, ``determinism_codecs``, and
+        ``wrong_photos``, with any wrong integer, over all codecs and ways.
+    """
+    by_codec: dict[str, set[str]] = {row["codec"]: set() for row in rows}
+    for row in rows:
+        if row["differs_in"]:
+            by_codec[row["codec"]].add(row["way"])
+    return {
+        "determinism_ways": len(set.intersection(*by_codec.values())),
+        "determinism_codecs": len(by_codec),
+        "wrong_photos": sum(row["wrong"] for row in rows),
+    }
 
 
 def same(a: Symbols | None, b: Symbols | None) -> bool:
@@ -176,15 +221,22 @@ def same(a: Symbols | None, b: Symbols | None) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+@contextmanager
+def _under(way: Way) -> Iterator[None]:
+    # The plain path is the same whatever number of threads the caller has.
+    with threads(1), way.entered():
+        yield
+
+
 def _encode(codec: Codec, pictures: Sequence[Tensor], way: Way) -> list[tuple[Bitstream, Symbols]]:
-    with way.entered(), _recorded(Writer) as seen:
+    with _under(way), _recorded(Writer) as seen:
         bitstreams = codec.compress(way.place(torch.cat(list(pictures))))
     return list(zip(bitstreams, _by_image(seen, len(pictures)), strict=True))
 
 
 def _decode(codec: Codec, bitstreams: Sequence[Bitstream], way: Way) -> list[Symbols | None]:
     try:
-        with way.entered(), _recorded(Reader) as seen:
+        with _under(way), _recorded(Reader) as seen:
             codec.decompress(bitstreams, want=("latents",))
     except BitstreamError:
         # The fingerprint tells. Of a batch, the one is not known, and all are lost.

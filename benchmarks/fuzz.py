@@ -4,12 +4,14 @@
 
 Every codec is fuzzed in a process of its own, which is watched: a crash, a file that takes longer than ``HANG_SECONDS``
 or memory beyond ``MEMORY_BOUND`` is seen, blamed on its file, and the rest goes on in a new process. A file depends on
-its seed and number alone: ``--codec NAME --first NUMBER --files 1`` repeats one.
+its seed and number alone: ``--codec NAME --first NUMBER --files 1`` repeats one. The trained codec that ships is
+fuzzed on pictures of a photo's size; small untrained ones, on small pictures, have other entropy models and layers.
 """
 
 import argparse
 import json
 import mmap
+import os
 import resource
 import struct
 import subprocess
@@ -18,53 +20,69 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from benchmarks.mutations import FORGERIES, mutate
+from benchmarks.three_layers import ThreeLayers
 from models.bitstream import BitstreamError
 from models.codecs.base import Codec
 from models.codecs.compressai import CompressAICodec
 from models.codecs.hyperprior import MeanScaleHyperprior
 from models.outputs import CodecOutput
+from models.pretrained import load
 
 HANG_SECONDS = 20.0
-"""For one file, on a machine that does other things too; a decode takes some milliseconds."""
+"""Of the processor, for one file: a decode takes milliseconds, of a photo some hundred."""
+PATIENCE = 15 * HANG_SECONDS
+"""Of the clock, for one file: on a machine that does other things too, a process may have to wait."""
 MEMORY_BOUND = 256 << 20
-"""That the process may grow by once it has decoded whole files; pictures have at most ``MAX_PIXELS`` here."""
-MAX_PIXELS = 128 * 128
-SIZES = ((40, 56), (40, 56), (16, 24))
+"""That the process may grow by once it has decoded whole files."""
+ROOM = 8
+"""Pictures that a forged header announces are decoded up to so many times the pixels of the largest real one."""
+SHIPPED = Path(__file__).parent / "weights" / "scenes6_codec"
+
+Sizes = tuple[tuple[int, int], ...]
 
 
-def hyperprior() -> Codec:
-    """The project's own."""
-    return MeanScaleHyperprior(8, 12, num_stages=3)
+@dataclass(frozen=True)
+class Subject:
+    """A codec that is fuzzed.
+
+    Attributes:
+        make: the codec.
+        sizes: (H, W) of the pictures; two alike, so that their files can be mixed.
+        trained: it has a training behind it.
+    """
+
+    make: Callable[[], Codec]
+    sizes: Sizes = ((40, 56), (40, 56), (16, 24))
+    trained: bool = False
 
 
-def compressai_mean_scale() -> Codec:
-    """CompressAI's mean-scale hyperprior."""
-    return CompressAICodec("mbt2018-mean", {"N": 8, "M": 12})
+def untrained(codec: Codec) -> Codec:
+    """As in a trained codec, most latents are not zero."""
+    *_, last = (m for m in codec.transforms()["g_a"].modules() if isinstance(m, nn.Conv2d))
+    last.weight.data.mul_(30)
+    return codec
 
 
-def compressai_autoregressive() -> Codec:
-    """CompressAI's joint autoregressive model, decoded position by position."""
-    return CompressAICodec("mbt2018", {"N": 8, "M": 12})
-
-
-def two_layers() -> Codec:
-    """The scalable toy of the tests: three strings, of which later ones may be missing."""
-    from tests.conftest import TwoLayers
-
-    return TwoLayers()
-
-
-CODECS: dict[str, Callable[[], Codec]] = {
-    make.__name__: make for make in (hyperprior, compressai_mean_scale, compressai_autoregressive, two_layers)
+CODECS = {
+    SHIPPED.name: Subject(
+        lambda: load(SHIPPED, tasks=()).codec, sizes=((256, 384), (256, 384), (512, 768)), trained=True
+    ),
+    "hyperprior": Subject(lambda: untrained(MeanScaleHyperprior(8, 12, num_stages=3))),
+    "compressai_mean_scale": Subject(lambda: untrained(CompressAICodec("mbt2018-mean", {"N": 8, "M": 12}))),
+    "compressai_autoregressive": Subject(lambda: untrained(CompressAICodec("mbt2018", {"N": 8, "M": 12}))),
+    "three_layers": Subject(ThreeLayers),
 }
+"""{name: what is fuzzed}"""
 
 
 class Fuzzer:
@@ -72,18 +90,17 @@ class Fuzzer:
 
     Args:
         name: of the codec, a key of ``CODECS``.
-        seed: of weights, pictures and mutations.
+        seed: of untrained weights, pictures and mutations.
+        sizes: of the pictures; default: the codec's own.
     """
 
-    def __init__(self, name: str, seed: int = 0):
+    def __init__(self, name: str, seed: int = 0, *, sizes: Sizes | None = None):
         torch.manual_seed(seed)
-        self.codec, self.seed = CODECS[name]().eval(), seed
-        for path, module in self.codec.transforms().items():
-            if path == "g_a":
-                # As in a trained codec, most latents are not zero.
-                [*(m for m in module.modules() if isinstance(m, torch.nn.Conv2d))][-1].weight.data.mul_(30)
-        self.codec.max_pixels = MAX_PIXELS
-        pictures = [torch.rand(1, 3, *size) for size in SIZES]
+        subject = CODECS[name]
+        sizes = subject.sizes if sizes is None else sizes
+        self.codec, self.seed = subject.make().eval(), seed
+        self.codec.max_pixels = ROOM * max(height * width for height, width in sizes)
+        pictures = [picture(*size) for size in sizes]
         self.files = [self.codec.serialise(self.codec.compress(picture)[0]) for picture in pictures]
         self.decoded = [self._decode(data) for data in self.files]
 
@@ -115,6 +132,13 @@ class Fuzzer:
         return self.codec.decompress([self.codec.parse(data)])
 
 
+def picture(height: int, width: int) -> Tensor:
+    """Smooth colours with as much texture as gives a trained codec a photo's bits, from torch's generator."""
+    coarse = torch.rand(1, 3, height // 32 + 1, width // 32 + 1)
+    smooth = F.interpolate(coarse, (height, width), mode="bicubic")
+    return (smooth + 8 / 255 * torch.randn_like(smooth)).clamp(0, 1)
+
+
 def _same(output: CodecOutput, whole: CodecOutput) -> bool:
     """Whether all that was decoded is what the whole file gives; later layers and parts of the border may lack."""
 
@@ -136,20 +160,21 @@ def fuzz(name: str, *, first: int = 0, files: int, seconds: float = 600.0, seed:
         seed: of everything.
 
     Returns:
-        ``{"codec", "seed", "files", "error", "same", "other", "failure", "by_mutation", "failures": [...], "seconds",
-        "peak_growth_mb"}``; ``files`` is how many were really tried.
+        ``{"codec", "trained", "pictures", "bytes", "seed", "files", "error", "same", "other", "failure", "by_mutation",
+        "failures": [...], "seconds", "peak_growth_mb"}``: ``pictures`` are the (H, W) of the whole files and ``bytes``
+        what these take, ``files`` is how many mutated ones were really tried.
     """
     start, end, number = time.monotonic(), first + files, first
     counts: Counter[str] = Counter()
     failures: list[dict[str, Any]] = []
-    growth = 0
+    growth, whole = 0, []
     while number < end and time.monotonic() - start < seconds:
         left = seconds - (time.monotonic() - start)
         with tempfile.TemporaryDirectory() as folder:
             part = _watched(name, number, end - number, left, seed, Path(folder))
         counts.update(part["counts"])
         failures += part["failures"]
-        growth = max(growth, part["growth"])
+        growth, whole = max(growth, part["growth"]), part["bytes"] or whole
         number = part["next"]
     tried = number - first
     outcomes = {
@@ -158,6 +183,9 @@ def fuzz(name: str, *, first: int = 0, files: int, seconds: float = 600.0, seed:
     }
     return {
         "codec": name,
+        "trained": CODECS[name].trained,
+        "pictures": CODECS[name].sizes,
+        "bytes": whole,
         "seed": seed,
         "files": tried,
         **outcomes,
@@ -183,13 +211,15 @@ def _watched(name: str, first: int, files: int, seconds: float, seed: int, folde
         str(seconds),
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    seen, since = -1, time.monotonic()
+    seen, since, busy = -1, time.monotonic(), 0.0
     while process.poll() is None:
         time.sleep(0.1)
         (at,) = struct.unpack("<q", (folder / "at").read_bytes())
         if at != seen:
-            seen, since = at, time.monotonic()
-        elif at and time.monotonic() - since > HANG_SECONDS:
+            seen, since, busy = at, time.monotonic(), _processor_seconds(process.pid)
+        elif at and (
+            _processor_seconds(process.pid) - busy > HANG_SECONDS or time.monotonic() - since > PATIENCE
+        ):
             # Before the first file (0), it is still importing and building tables.
             process.kill()
             break
@@ -201,7 +231,7 @@ def _watched(name: str, first: int, files: int, seconds: float, seed: int, folde
         raise RuntimeError(f"the fuzzed process failed before its first file: {stderr[-500:]}")
     what = "hang" if process.returncode == -9 else f"crash (status {process.returncode})"
     broken = {"codec": name, "number": at - 1, "what": what, "details": stderr[-300:]}
-    before: dict[str, Any] = {"counts": {}, "failures": [], "growth": 0}
+    before: dict[str, Any] = {"counts": {}, "failures": [], "growth": 0, "bytes": []}
     if at - 1 > first:
         # The broken process took its counts with it: the files before go through another one.
         with tempfile.TemporaryDirectory() as again:
@@ -228,8 +258,23 @@ def _work(name: str, first: int, files: int, seconds: float, seed: int, folder: 
             if outcome == "failure":
                 failures.append({"codec": name, "number": number, "what": mutation, "details": details})
             number += 1
-    result = {"counts": counts, "failures": failures, "growth": _peak_memory() - before, "next": number}
+    result = {
+        "counts": counts,
+        "failures": failures,
+        "growth": _peak_memory() - before,
+        "bytes": [len(data) for data in fuzzer.files],
+        "next": number,
+    }
     (folder / "result").write_text(json.dumps(result))
+
+
+def _processor_seconds(pid: int) -> float:
+    """That a process has used; where that is not known, by the clock."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return time.monotonic()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _limit_memory(more: int) -> None:
@@ -274,9 +319,11 @@ def run(
 
 
 def figures(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """The record's figures: ``fuzz_files`` and ``fuzz_failures``."""
+    """The record's figures: ``fuzz_codecs``, ``fuzz_files``, of trained codecs among them, and ``fuzz_failures``."""
     return {
+        "fuzz_codecs": len(rows),
         "fuzz_files": sum(row["files"] for row in rows),
+        "fuzz_files_trained": sum(row["files"] for row in rows if row["trained"]),
         "fuzz_failures": sum(row["failure"] for row in rows),
     }
 

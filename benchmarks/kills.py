@@ -25,6 +25,8 @@ from typing import Any
 import torch
 
 from benchmarks.record import Rows
+from launch.overrides import quoted
+from models.counted import counted
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -47,7 +49,9 @@ def start(folder: Path, log: Path, processes: int) -> subprocess.Popen:
     """Begin a run, or go on with it once it has a config."""
     begun = (folder / "config.yaml").is_file()
     arguments = (
-        [f"resume='{folder}'"] if begun else [f"run_dir='{folder}'", *SMALL, f"trainer={TRAINERS[processes]}"]
+        [f"resume={quoted(folder)}"]
+        if begun
+        else [f"run_dir={quoted(folder)}", *SMALL, f"trainer={TRAINERS[processes]}"]
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with log.open("a") as file:
@@ -101,7 +105,7 @@ def _where(run: Path) -> str:
     """What a killed run has finished."""
     finished = len(list(run.glob("stages/*/stage.json")))
     begun = [path.parts[-3] for path in sorted(run.glob("stages/*/checkpoints/last.ckpt"))]
-    return f"{finished} stages finished, last checkpoint in {begun[-1] if begun else 'none'}"
+    return f"{counted(finished, 'stage')} finished, last checkpoint in {begun[-1] if begun else 'none'}"
 
 
 def compare(one: Path, other: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from datamodules.image_folder import ImageFolder
 from evaluation.evaluator import evaluate
 from evaluation.points import Point
 from evaluation.sources import SplitImages
+from launch.overrides import quoted
 from models.codecs.standard.pillow import JPEG
 
 NAME = "kodak_anchors"
@@ -99,7 +100,7 @@ def _evaluated(root: Path, out: Path) -> Iterator[dict[str, Any]]:
         "gallery=0",
         "complexity=false",
     ]
-    command = [sys.executable, "evaluate.py", *arguments, f"data.root={root}", f"out={out}"]
+    command = [sys.executable, "evaluate.py", *arguments, f"data.root={quoted(root)}", f"out={quoted(out)}"]
     subprocess.run(command, check=True)
     shown = " ".join(["python evaluate.py", *(f"'{a}'" for a in arguments), "data.root=DIR out=OUT"])
     results = json.loads((out / "results.json").read_text())

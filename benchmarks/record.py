@@ -1,10 +1,15 @@
 """Result records: one JSON file a claim, written by the command it names, its figures derived from its rows."""
 
 import datetime
+import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,10 @@ import torch
 from evaluation.environment import processor
 from evaluation.results import git_commit
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+KEPT = ROOT / "runs"
+"""Where sections that are done are kept, so that a later one that fails does not cost them."""
 Figures = Mapping[str, float | None]
 Rows = Sequence[Mapping[str, Any]]
 
@@ -50,3 +58,52 @@ def write(
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(record, indent=2) + "\n")
     return path
+
+
+def section(
+    record: str, name: str, rows: Callable[[], Iterable[Mapping[str, Any]]], settings: Sequence[Any] = ()
+) -> tuple[list[dict[str, Any]], float]:
+    """Measure one section of a record, or take it from an earlier call: of the same code, machine and settings.
+
+    Args:
+        record: its name.
+        name: of the section.
+        rows: measures them.
+        settings: plain values that the rows depend on.
+
+    Returns:
+        Rows, and the seconds that they took when they were measured.
+    """
+    path = kept(record, name, settings).with_suffix(".json")
+    if not path.is_file():
+        start = time.monotonic()
+        measured = list(rows())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.with_suffix(".part")
+        whole.write_text(json.dumps({"seconds": time.monotonic() - start, "rows": measured}))
+        whole.replace(path)
+    content = json.loads(path.read_text())
+    print(
+        f"{record}: {name}: {len(content['rows'])} rows, {content['seconds']:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+    return content["rows"], content["seconds"]
+
+
+def kept(record: str, name: str, settings: Sequence[Any] = ()) -> Path:
+    """Where what belongs to this code, machine and settings is kept, without a suffix; nothing may be there yet."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(json.dumps([code(), machine(), list(settings)]).encode())
+    return KEPT / record / f"{name.replace(' ', '-')}-{digest.hexdigest()}"
+
+
+@cache
+def code() -> str:
+    """Digest of the code and configs, committed or not, as they were at the first call: when they were imported."""
+    listed = ["git", "ls-files", "-z", "*.py", "*.yaml"]
+    files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    digest = hashlib.blake2b(digest_size=8)
+    for path in (ROOT / file for file in files):
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()

@@ -6,29 +6,26 @@ schedule and over the doubles of tests/doubles. How often attention's arithmetic
 (benchmarks/attention_flips.py). About half an hour on two quiet CPU cores.
 """
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from benchmarks import attention_flips, kills
-from benchmarks.record import Figures, Rows, write
+from benchmarks.record import ROOT, Figures, Rows, section, write
 from datamodules.portraits import Portraits
-from evaluation.results import git_commit
+from launch.overrides import quoted
 from tests.documents import add_doubles, copy_project
 
-ROOT = Path(__file__).parents[1]
 BEFORE = "9d64e46"
 """The last commit of which ``lightning_modules`` knew one kind of training."""
 NUM_PICTURES = 16
-KEPT = ROOT / "runs" / "seam"
-"""Where sections that are done are kept, so that a later one that fails does not cost them."""
 
 
 def quickstart(folder: Path) -> Iterator[dict[str, Any]]:
@@ -46,7 +43,7 @@ def quickstart(folder: Path) -> Iterator[dict[str, Any]]:
             Image.fromarray(image).save(pictures / f"{index:02d}.png")
         for code, name in ((before, "old"), (ROOT, "new")):
             run, out = folder / f"quickstart-{name}", folder / f"files-{name}"
-            _call(code, "train.py", f"run_dir='{run}'")
+            _call(code, "train.py", f"run_dir={quoted(run)}")
             _call(code, "codec.py", "compress", str(run), str(pictures), "-o", str(out))
     finally:
         subprocess.run(["git", "worktree", "remove", "--force", str(before)], cwd=ROOT, check=True)
@@ -102,20 +99,15 @@ SECTIONS: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
 }
 
 
-def section(name: str) -> list[dict[str, Any]]:
-    """The rows of one section; those that this commit has measured already are in ``runs/seam``."""
-    known = KEPT / f"{name}-{git_commit()}.json"
-    if not known.is_file():
-        with tempfile.TemporaryDirectory() as temporary:
-            rows = list(SECTIONS[name](Path(temporary)))
-        KEPT.mkdir(parents=True, exist_ok=True)
-        known.write_text(json.dumps(rows))
-    return json.loads(known.read_text())
+def measure(name: str) -> list[dict[str, Any]]:
+    """The rows of one section."""
+    with tempfile.TemporaryDirectory() as temporary:
+        return list(SECTIONS[name](Path(temporary)))
 
 
 def main() -> None:
     """Measure everything and write the record."""
-    rows = [row for name in SECTIONS for row in section(name)]
+    rows = [row for name in SECTIONS for row in section("seam", name, partial(measure, name))[0]]
     notes = (
         f"quickstart: seed 0 at commit {BEFORE} against this one, all checkpoints and {NUM_PICTURES} coded test "
         "portraits. kills: SIGKILL at random moments of runs of three stages with dropout, averaged weights and "

@@ -1,6 +1,7 @@
 """metrics.csv: every value of the run in one file; training, validation and test write a row each at their step."""
 
 import csv
+import io
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from models.pretrained.whole_file import write_whole
 
 
 class RunCSV(Logger):
@@ -71,14 +74,12 @@ class RunCSV(Logger):
             return list(reader.fieldnames or []), list(reader)
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Written aside and moved: a kill in between loses nothing.
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        temporary.replace(self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        # A kill in between loses nothing.
+        write_whole(self.path, text.getvalue())
 
 
 def _is_whole(row: Mapping[str | None, str | None]) -> bool:

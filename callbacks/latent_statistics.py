@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.fixed_images import FixedImages
-from callbacks.modes import evaluating
 from callbacks.pictures import show
 from callbacks.trainer_folder import run_folder, stage_name
+from models.modes import evaluating
 
 DEAD_BELOW = 0.001
 """A channel that gets fewer bits per symbol than this tells a decoder nothing."""
@@ -57,7 +57,7 @@ class LatentStatistics(Callback):
         step = pl_module.run_step
         dead = {name: float((rate < DEAD_BELOW).mean()) for name, rate in bits.items()}
         picture = draw(f"Stage {pl_module.stage_title or '-'}, step {step}", bits, symbols)
-        folder = run_folder(trainer) / "latents" if self.folder is None else Path(self.folder)
+        folder = run_folder(trainer).latents if self.folder is None else Path(self.folder)
         by_channel = {name: rate.tolist() for name, rate in bits.items()}
         about = {"step": step, "dead_channels": dead, "bits_per_symbol": by_channel}
         show(trainer, "val/latents", picture, folder, step, name=stage_name(trainer, pl_module), about=about)

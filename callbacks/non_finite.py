@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from models.counted import counted
+
 SUMS = ("loss", "total loss")
 """The objective's sum, and that with the quantiles' auxiliary loss."""
 
@@ -74,7 +76,7 @@ class StopOnNonFinite(Callback):
         finite = torch.stack([v.isfinite().all() for v in weights.values()]).tolist()
         if bad := [name for name, fine in zip(weights, finite, strict=True) if not fine]:
             raise FloatingPointError(
-                f"{len(bad)} weights are not finite after step {pl_module.run_step}, the first is "
+                f"{counted(len(bad), 'weight')} not finite after step {pl_module.run_step}, the first is "
                 f"{bad[0]!r}, although every loss so far was finite: a gradient was not. {_kept(trainer)}"
             )
 

@@ -9,12 +9,6 @@ import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image, PngImagePlugin
-from torch import Tensor
-
-
-def to_uint8(x: Tensor) -> np.ndarray:
-    """One image (3, H, W) in [0, 1] as a picture, uint8 (H, W, 3); values outside are clamped."""
-    return (x.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
 def show(

@@ -7,12 +7,13 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.fixed_images import Batch, FixedImages
-from callbacks.modes import evaluating
-from callbacks.pictures import show, to_uint8
+from callbacks.pictures import show
 from callbacks.tiles import Row, Tile, grid, heat
 from callbacks.trainer_folder import run_folder, stage_name
 from evaluation.devices import moved
 from evaluation.report.bits_map import bits_per_pixel
+from models.modes import evaluating
+from pictures.writing import to_uint8
 
 
 class Reconstructions(Callback):
@@ -72,7 +73,7 @@ class Reconstructions(Callback):
         step = pl_module.run_step
         title = f"Stage {pl_module.stage_title or '-'}, step {step}"
         picture, about = grid(title, subtitle, rows, side=self.tile)
-        folder = run_folder(trainer) / "reconstructions" if self.folder is None else Path(self.folder)
+        folder = run_folder(trainer).reconstructions if self.folder is None else Path(self.folder)
         name = stage_name(trainer, pl_module)
         show(trainer, "val/reconstructions", picture, folder, step, name=name, about=about | {"step": step})
 

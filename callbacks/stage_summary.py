@@ -7,6 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from tqdm import tqdm
 
+from models.counted import counted
+
 
 class StageSummary(Callback):
     """Prints, for every stage, what trains and what is frozen before it, and its validation figures after it."""
@@ -15,7 +17,7 @@ class StageSummary(Callback):
         self._start = time.perf_counter()
         lines = [
             f"\nStage {pl_module.stage_title}: "
-            f"{trainer.num_training_batches} batches on {trainer.world_size} process(es)"
+            f"{counted(trainer.num_training_batches, 'batch')} on {counted(trainer.world_size, 'process')}"
         ]
         for name, module in pl_module.parts.items():
             moving = sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -9,6 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.trainer_folder import run_folder
+from models.counted import counted
+from models.pretrained.run_folder import RunFolder
 
 WARNED_ONE_BY_ONE = 5
 """Files that get a line of their own on the screen; the list holds all."""
@@ -42,10 +44,10 @@ class UnreadableFiles(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Earlier stages, and the run before it was killed, count too."""
-        folder = run_folder(trainer) if self.folder is None else Path(self.folder)
-        self._file = folder / "unreadable_files.txt"
+        folder = run_folder(trainer) if self.folder is None else RunFolder(Path(self.folder))
+        self._file = folder.unreadable_files
         if self._file.is_file():
-            self._known |= set(self._file.read_text().splitlines())
+            self._known |= set(self._file.read_text(encoding="utf-8").splitlines())
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -61,7 +63,7 @@ class UnreadableFiles(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """The count, where not every file was named."""
         if self._warned > WARNED_ONE_BY_ONE:
-            rank_zero_info(f"{len(self._known)} files cannot be read, listed in {self._file}")
+            rank_zero_info(f"{counted(len(self._known), 'file')} cannot be read, listed in {self._file}")
             self._warned = 0
 
     def _count(self, batch: Mapping[str, Any]) -> None:
@@ -71,7 +73,7 @@ class UnreadableFiles(Callback):
             return
         self._known |= set(new)
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a") as file:
+        with self._file.open("a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in new)
         for line in new:
             self._warned += 1
@@ -84,7 +86,7 @@ class UnreadableFiles(Callback):
                 )
         if len(self._known) > self.limit:
             raise TooManyUnreadable(
-                f"{len(self._known)} files cannot be read, more than limit={self.limit}. All are listed in "
+                f"{counted(len(self._known), 'file')} cannot be read, more than limit={self.limit}. All are listed in "
                 f"{self._file}, the last is: {new[-1]}. Repair the data set, or raise the limit "
                 "(callbacks.unreadable_files.limit)"
             )

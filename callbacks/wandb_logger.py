@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from models.pretrained.whole_file import write_whole
+
 
 class RunWandb(WandbLogger):
     """Lightning's logger with the run's id kept in the run folder, so that a restart goes on in the same W&B run.
@@ -28,7 +30,4 @@ class RunWandb(WandbLogger):
     def log_hyperparams(self, params: Any) -> None:
         """The config, and the id for a restart: both once it is known that the run will begin."""
         super().log_hyperparams(params)
-        self._id_file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._id_file.with_suffix(".tmp")
-        temporary.write_text(str(self._id))
-        temporary.replace(self._id_file)
+        write_whole(self._id_file, str(self._id))

@@ -1,6 +1,7 @@
 """ImageDataModule: loaders of keyed training batches and of unpadded evaluation batches over any Source."""
 
 import copy
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from datamodules.loading import EvaluationSamples, TrainingSamples, collate
 from datamodules.samples import Label
@@ -77,6 +80,7 @@ class ImageDataModule(LightningDataModule):
         )
         self.eval_view = CentreView(size=self.eval_size)
         self._sources: dict[str, Source] = {}
+        self._told: set[str] = set()
         self._stage: dict[str, int] | None = None
 
     def source(self, split: Split) -> Source:
@@ -104,6 +108,10 @@ class ImageDataModule(LightningDataModule):
             source = self.source(name)
             if len(source) == 0:
                 raise ValueError(f"split {name!r} of {type(self).__name__} holds no samples")
+            line = getattr(source, "left_out", "")
+            if line and line not in self._told:  # once where all splits are shares of one folder
+                self._told.add(line)
+                _tell(line)
             self._sources[name] = source
         return self._sources[name]
 
@@ -123,8 +131,8 @@ class ImageDataModule(LightningDataModule):
             source = self.split(name)
             damaged[name] = []
             sizes: dict[tuple[int, int], str] = {}
-            places = np.linspace(0, len(source) - 1, min(SAMPLES_CHECKED, len(source))).round().astype(int)
-            for place in places.tolist():
+            places = _places_checked(source)
+            for place in places:
                 try:
                     height, width = read_checked(source, place)["image"].shape[1:]
                 except InvalidLabel as error:
@@ -142,10 +150,36 @@ class ImageDataModule(LightningDataModule):
                 sizes[height, width] = source.name(place)
             if len(damaged[name]) == len(places):
                 raise ValueError(
-                    f"split {name!r}: none of {len(places)} samples can be read, first: {damaged[name][0]}"
+                    f"split {name!r}: no sample of {len(places)} can be read, first: {damaged[name][0]}"
                 )
             self._check_one_size(name, sizes)
         return damaged
+
+    def example(self, split: Split, count: int = 1) -> dict[str, Any] | None:
+        """A batch of one sample, as training or evaluation sees it: the first that can be read of those that ``check``
+        reads. Draws nothing from global random states.
+
+        Args:
+            split: ``"train"`` has the training view.
+            count: times the sample is repeated.
+
+        Returns:
+            The batch, its ``image`` float; ``None`` where nothing can be read.
+        """
+        source = self.split(split)
+        samples = (
+            TrainingSamples(source, self.train_view, seed=0)
+            if split == "train"
+            else EvaluationSamples(source, self.eval_view)
+        )
+        for place in _places_checked(source):
+            try:
+                sample = samples[place, place]
+            except UnreadableSample:  # a row of them
+                continue
+            if "image" in sample:
+                return self.on_after_batch_transfer(collate([sample] * count), 0)
+        return None
 
     def _check_one_size(self, split: str, sizes: dict[tuple[int, int], str]) -> None:
         if split == "train":
@@ -242,3 +276,14 @@ class ImageDataModule(LightningDataModule):
         if "image" not in batch:
             return batch
         return batch | {"image": batch["image"].float().div_(255)}
+
+
+@rank_zero_only
+def _tell(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)
+
+
+def _places_checked(source: Source) -> list[int]:
+    """Indices of the evenly spaced samples that stand for a split."""
+    count = min(SAMPLES_CHECKED, len(source))
+    return np.linspace(0, len(source) - 1, count).round().astype(int).tolist()

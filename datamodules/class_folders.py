@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from datamodules.base import ImageDataModule, Split
-from datamodules.files import checked_root, image_files, place_in_split, read_image
+from datamodules.files import checked_root, place_in_split, read_image
 from datamodules.samples import Label
+from pictures.finding import below, said
+from pictures.names import shown
 
 
 @dataclass(kw_only=True, eq=False)
@@ -55,7 +57,7 @@ class ClassFolders(ImageDataModule):
     @property
     def labels(self) -> dict[str, Label]:
         """``class``: the names of the folders in train."""
-        return {"class": Label(kind="class", names=tuple(self.classes))}
+        return {"class": Label(kind="class", names=tuple(map(shown, self.classes)))}
 
     def source(self, split: Split) -> "ClassifiedFiles":
         """Lists the images of a split.
@@ -72,17 +74,25 @@ class ClassFolders(ImageDataModule):
                 f"folder {str(self.root / folder)!r} holds the class {unknown[0]!r}, which train does not "
                 f"have: the folders must have the same names"
             )
-        names, classes = [], []
-        for number, name in enumerate(self.classes):
-            for file in image_files(self.root / folder / name):
-                path = f"{folder}/{name}/{file}"
-                is_val = self.held_out and place_in_split(path) < self.val_fraction
-                if folder != "train" or is_val == (split == "val"):
-                    names.append(path)
-                    classes.append(number)
-        if not names:
-            raise ValueError(f"folder {str(self.root / folder)!r} holds no images for split {split!r}")
-        return ClassifiedFiles(self.root, names, classes, self.labels)
+        # One search for all classes: a file that links put into several would have several labels.
+        found = below(self.root / folder)
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        files: dict[str, int] = {}
+        for name in sorted(found.names, key=lambda name: (name.split("/")[0], name)):
+            path, (first, *rest) = f"{folder}/{name}", name.split("/")
+            if not rest:
+                found.left_out["outside the class folders"] += 1
+                continue
+            is_val = self.held_out and place_in_split(path) < self.val_fraction
+            if folder != "train" or is_val == (split == "val"):
+                files[path] = numbers[first]
+        left_out = said(self.root / folder, found.left_out)
+        if not files:
+            raise ValueError(
+                f"folder {str(self.root / folder)!r} holds no images for split {split!r}"
+                + (f". {left_out}" if left_out else "")
+            )
+        return ClassifiedFiles(self.root, list(files), list(files.values()), self.labels, left_out)
 
 
 class ClassifiedFiles:
@@ -93,13 +103,22 @@ class ClassifiedFiles:
         names: paths of the files; also what samples are called.
         classes: class index of each.
         labels: what is published.
+        left_out: a line about what was passed over.
     """
 
-    def __init__(self, root: Path, names: list[str], classes: list[int], labels: dict[str, Label]):
+    def __init__(
+        self,
+        root: Path,
+        names: list[str],
+        classes: list[int],
+        labels: dict[str, Label],
+        left_out: str = "",
+    ):
         self.labels = labels
         self.root = root
         self.names = names
         self.classes = classes
+        self.left_out = left_out
 
     def __len__(self) -> int:
         """Number of files."""
@@ -107,7 +126,7 @@ class ClassifiedFiles:
 
     def name(self, index: int) -> str:
         """Path relative to the root."""
-        return self.names[index]
+        return shown(self.names[index])
 
     def read(self, index: int) -> dict[str, Tensor]:
         """The picture, upright, and its class."""

@@ -7,8 +7,10 @@ from pathlib import Path
 from torch import Tensor
 
 from datamodules.base import ImageDataModule, Split
-from datamodules.files import checked_root, image_files, place_in_split, read_image
+from datamodules.files import checked_root, place_in_split, read_image
 from datamodules.samples import Label
+from pictures.finding import below, said
+from pictures.names import shown
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -86,14 +88,16 @@ class ImageFolder(ImageDataModule):
             start = sum(self.split_fractions[: SPLITS.index(split)])
             # In floating point 0.7 + 0.2 + 0.1 is less than 1.
             stop = 1.0 if split == "test" else start + self.split_fractions[SPLITS.index(split)]
-            names = image_files(self.root)
-            chosen = [name for name in names if start <= place_in_split(name) < stop]
+            found = below(self.root)
+            left_out = said(self.root, found.left_out)
+            chosen = [name for name in found.names if start <= place_in_split(name) < stop]
             if not chosen:
                 raise ValueError(
-                    f"root {str(self.root)!r} gives split {split!r} none of its {len(names)} images: put "
-                    f"images there, or raise its share in split_fractions (={self.split_fractions})"
+                    f"root {str(self.root)!r} gives split {split!r} none of its images "
+                    f"(found: {len(found.names)}): put images there, or raise its share in "
+                    f"split_fractions (={self.split_fractions})" + (f". {left_out}" if left_out else "")
                 )
-            return ImageFiles(self.root, chosen)
+            return ImageFiles(self.root, chosen, left_out)
         if split not in self.folders:
             raise ValueError(
                 f"root {str(self.root)!r} has no split {split!r}, only {sorted(self.folders)}: add the "
@@ -101,12 +105,15 @@ class ImageFolder(ImageDataModule):
             )
         folder = self.folders[split]
         prefix = folder.relative_to(self.root).as_posix()
-        names = [name if prefix == "." else f"{prefix}/{name}" for name in image_files(folder)]
-        if not names:
+        found = below(folder)
+        left_out = said(folder, found.left_out)
+        if not found.names:
             raise ValueError(
                 f"folder {str(folder)!r} of split {split!r} holds no image files: put images there"
+                + (f". {left_out}" if left_out else "")
             )
-        return ImageFiles(self.root, names)
+        names = [name if prefix == "." else f"{prefix}/{name}" for name in found.names]
+        return ImageFiles(self.root, names, left_out)
 
 
 class ImageFiles:
@@ -115,12 +122,14 @@ class ImageFiles:
     Args:
         root: folder the names are relative to.
         names: paths of the files; also what samples are called.
+        left_out: a line about what was passed over.
     """
 
-    def __init__(self, root: Path, names: list[str]):
+    def __init__(self, root: Path, names: list[str], left_out: str = ""):
         self.labels: dict[str, Label] = {}
         self.root = root
         self.names = names
+        self.left_out = left_out
 
     def __len__(self) -> int:
         """Number of files."""
@@ -128,7 +137,7 @@ class ImageFiles:
 
     def name(self, index: int) -> str:
         """Path relative to the root."""
-        return self.names[index]
+        return shown(self.names[index])
 
     def read(self, index: int) -> dict[str, Tensor]:
         """The picture, upright."""

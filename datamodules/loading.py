@@ -61,9 +61,8 @@ class TrainingSamples(Dataset):
                 torch.default_generator.manual_seed(seed_of_draw(self.seed, draw))
                 sample = self.view(sample, self.source.labels)
             return sample | {"id": self.source.name(place), "draw": draw, "skipped": skipped}
-        raise UnreadableSample(
-            f"{len(skipped)} files in a row cannot be read, the last: {skipped[-1]}. Repair the data set."
-        )
+        files = "1 file" if len(skipped) == 1 else f"{len(skipped)} files in a row"
+        raise UnreadableSample(f"{files} cannot be read, the last: {skipped[-1]}. Repair the data set.")
 
 
 class EvaluationSamples(Dataset):

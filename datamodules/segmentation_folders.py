@@ -1,16 +1,20 @@
 """SegmentationFolders: images and masks in parallel folders, as SegNet lays out CamVid."""
 
-from collections.abc import Sequence
+import codecs
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
 
 from datamodules.base import ImageDataModule, Split
-from datamodules.files import checked_root, image_files, read_image, read_indices
+from datamodules.files import checked_root, read_image, read_indices
 from datamodules.samples import IGNORE, Label
 from datamodules.source import InvalidLabel
+from pictures.finding import SUFFIXES, below, said
+from pictures.names import shown
 
 
 @dataclass(kw_only=True, eq=False)
@@ -19,8 +23,10 @@ class SegmentationFolders(ImageDataModule):
 
         <split>/NAME.<any image suffix>      the image
         <split>annot/NAME.png                its mask: one 8-bit channel (grey or palette) of class indices
-        <split>.txt                          optional: one NAME (or path of an image) a line; default is all
-        images
+        <split>.txt                          optional: one NAME (or path of an image) a line, what follows it on
+                                             the line does not count; default is all images
+
+    NAME may have folders and spaces in it: ``<split>/a b/c.tif`` has the mask ``<split>annot/a b/c.png``.
 
     Args:
         root: folder of the data set.
@@ -64,7 +70,7 @@ class SegmentationFolders(ImageDataModule):
         """Lists the images of a split and pairs them with their masks.
 
         Raises:
-            ValueError: a folder is not there or empty, or an image lacks its mask.
+            ValueError: a folder is not there or empty, an image lacks its mask, or two images would share one.
         """
         folder, masks = self.root / split, self.root / f"{split}annot"
         for needed in (folder, masks):
@@ -72,22 +78,29 @@ class SegmentationFolders(ImageDataModule):
                 raise ValueError(
                     f"split {split!r} needs the folder {str(needed)!r}: images in {split}/, masks next to it"
                 )
-        files = {Path(file).with_suffix("").as_posix(): file for file in image_files(folder)}
+        found = below(folder)
+        files: dict[str, list[str]] = {}
+        for file in found.names:
+            files.setdefault(_stem(file), []).append(file)
         listing = self.root / f"{split}.txt"
-        wanted = _listed(listing) if listing.is_file() else list(files)
+        wanted = _listed(listing, files) if listing.is_file() else found.names
+        left_out = said(folder, found.left_out)
         if not wanted:
             raise ValueError(
                 f"split {split!r} is empty: neither {str(folder)!r} nor its listing names an image"
+                + (f". {left_out}" if left_out else "")
             )
-        for name in wanted:
-            if name not in files:
-                raise ValueError(f"{str(listing)!r} names {name!r}, but {str(folder)!r} holds no such image")
+        owners: dict[str, str] = {}
+        for file in wanted:
+            name = _stem(file)
+            if (other := owners.setdefault(name, file)) != file:
+                raise ValueError(_ambiguous(folder, [other, file]))
             if not (masks / f"{name}.png").is_file():
                 raise ValueError(
-                    f"image {split}/{files[name]} has no mask {split}annot/{name}.png: add it, or list "
+                    f"image {split}/{shown(file)} has no mask {split}annot/{shown(name)}.png: add it, or list "
                     f"the labelled images in {split}.txt"
                 )
-        return MaskedFiles(self.root, split, [files[name] for name in wanted], self.label, self.ignore_index)
+        return MaskedFiles(self.root, split, wanted, self.label, self.ignore_index, left_out)
 
 
 class MaskedFiles:
@@ -99,14 +112,24 @@ class MaskedFiles:
         files: image files, relative to it.
         label: what is published as ``mask``.
         ignore_index: value in the files that becomes IGNORE.
+        left_out: a line about what was passed over.
     """
 
-    def __init__(self, root: Path, split: str, files: list[str], label: Label, ignore_index: int):
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        files: list[str],
+        label: Label,
+        ignore_index: int,
+        left_out: str = "",
+    ):
         self.labels = {"mask": label}
         self.root = root
         self.split = split
         self.files = files
         self.ignore_index = ignore_index
+        self.left_out = left_out
 
     def __len__(self) -> int:
         """Number of images."""
@@ -114,7 +137,7 @@ class MaskedFiles:
 
     def name(self, index: int) -> str:
         """Path of the image relative to the root."""
-        return f"{self.split}/{self.files[index]}"
+        return shown(f"{self.split}/{self.files[index]}")
 
     def read(self, index: int) -> dict[str, Tensor]:
         """The picture as stored, for the mask fits the stored pixels, and its mask.
@@ -131,20 +154,69 @@ class MaskedFiles:
         foreign = values[(values >= num_classes) & ~ignored]
         if foreign.numel():
             raise InvalidLabel(
-                f"{path}: mask holds {int(foreign.max())}, must be within 0..{num_classes - 1} (the "
+                f"{shown(path)}: mask holds {int(foreign.max())}, must be within 0..{num_classes - 1} (the "
                 f"{num_classes} names) or ignore_index (={self.ignore_index})"
             )
         mask = torch.where(ignored, IGNORE, values.long())
         return {"image": read_image(self.root / self.split / file, upright=False), "mask": mask}
 
 
-def _listed(listing: Path) -> list[str]:
-    """Names in a listing; a line of SegNet's own is ``/SegNet/CamVid/train/NAME.png /SegNet/...``."""
-    names = []
-    for line in listing.read_text().splitlines():
-        if line.strip():
-            first = Path(line.split()[0])
-            names.append(
-                first.stem if first.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"} else first.name
+def _stem(file: str) -> str:
+    return PurePosixPath(file).with_suffix("").as_posix()
+
+
+def _ambiguous(folder: Path, files: Sequence[str]) -> str:
+    names = " and ".join(map(shown, files))
+    return f"{str(folder)!r} holds {names}, which would share one mask: keep one of them, or rename it and its mask"
+
+
+def _listed(listing: Path, files: Mapping[str, Sequence[str]]) -> list[str]:
+    """The images that a listing names, in its order.
+
+    Args:
+        listing: a line of SegNet's own is ``/SegNet/CamVid/train/NAME.png /SegNet/...``.
+        files: {name without suffix: the image files of that name}.
+
+    Raises:
+        ValueError: a line names no image, or a name without its suffix fits several.
+    """
+    folder = listing.with_suffix("")
+    chosen = []
+    for line in _lines(listing):
+        for name in _readings(line):
+            stem = _stem(name) if PurePosixPath(name).suffix.lower() in SUFFIXES else name
+            if name in files.get(stem, ()):
+                chosen.append(name)
+            elif len(fitting := files.get(stem, ())) == 1:
+                chosen.append(fitting[0])  # listings keep the names of what an image was converted from
+            elif fitting:
+                raise ValueError(_ambiguous(folder, fitting))
+            else:
+                continue
+            break
+        else:
+            raise ValueError(
+                f"{str(listing)!r} names {line!r}, but {str(folder)!r} holds no such image: correct the line, "
+                "or add the image"
             )
-    return names
+    return chosen
+
+
+def _lines(listing: Path) -> Iterator[str]:
+    data = listing.read_bytes()
+    # Editors and shells on Windows begin a text with such a mark.
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if utf16 else "utf-8-sig"
+    # File names need not be UTF-8: this is how Python takes theirs, too.
+    for line in data.decode(encoding, "surrogateescape").split("\n"):
+        if line.strip():
+            yield line.strip()
+
+
+def _readings(line: str) -> Iterator[str]:
+    """What a line may name, likeliest first: as much of it as can be, and of a path as many of its folders."""
+    ends = [len(line), *(gap.start() for gap in reversed(list(re.finditer(r"\s+", line))))]
+    for end in ends:
+        parts = PurePosixPath(line[:end]).parts
+        for start in range(len(parts)):
+            yield "/".join(parts[start:])

@@ -32,6 +32,9 @@ class Source(Protocol):
     Whoever implements it keeps no open files and no random state: worker processes hold copies of it, and the
     same index always reads the same sample.
 
+    One that searches folders may have ``left_out``, a line about what it passed over there (``pictures.finding.said``);
+    the data module tells it.
+
     Attributes:
         labels: what the samples are labelled with, {key: Label}. Empty for plain pictures.
     """
@@ -43,7 +46,10 @@ class Source(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """Name of sample ``index``: unique in the data set, the same in every run; a path, say."""
+        """Name of sample ``index``: unique in the data set, the same in every run.
+
+        It is printed and stored: of a file, ``pictures.names.shown(path)``.
+        """
         ...
 
     def read(self, index: int) -> dict[str, Tensor]:

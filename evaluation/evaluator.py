@@ -24,6 +24,7 @@ from evaluation.failures import FAILURES, Failures, reason_of
 from evaluation.measures import PICTURE_METRICS, levels, picture_quality
 from evaluation.points import Point, identity
 from evaluation.set_metrics import states_of, to_json
+from models.counted import counted
 from models.threads import threads
 
 Batch = Mapping[str, Any]
@@ -105,7 +106,7 @@ def evaluate(
         work.run(workers, progress)
     if not work.digests:
         first = next(iter(work.excluded.values()))
-        raise ValueError(f"no image can be read, of {len(images)} in all; first: {first}")
+        raise ValueError(f"none of {counted(len(images), 'image')} can be read, first: {first}")
     seconds = work.time(timed_images, progress)
     names = [images.name(i) for i in sorted(work.digests)]
     result = Evaluation(names, {images.name(i): work.excluded[i] for i in sorted(work.excluded)})
@@ -148,8 +149,8 @@ class _Work:
         self.digests: dict[int, str] = {}
         self.excluded: dict[int, str] = {}
         self.failed: dict[int, str] = {}
+        self.headers: dict[tuple[str, tuple[int, int]], int | None] = {}
         self.failures = Failures(points, len(images))
-        self.headers: dict[tuple[str, tuple[int, int]], int] = {}
         self.fresh = {head: head.task.metrics() for point in points for head in point.heads}
         self.stop = threading.Event()
 
@@ -249,10 +250,10 @@ class _Work:
             }
         return {"values": values, "heads": heads}
 
-    def _header(self, point: Point, size: tuple[int, int]) -> int:
+    def _header(self, point: Point, size: tuple[int, int]) -> int | None:
         key = point.key, tuple(size)
         if key not in self.headers:
-            self.headers[key] = real_bytes.header_bytes(point.codec, size, point.rate)
+            self.headers[key] = real_bytes.grey_bytes(point.codec, size, point.rate)
         return self.headers[key]
 
     def time(self, count: int, progress: bool) -> dict[int, dict[str, float]]:

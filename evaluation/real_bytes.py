@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models import bitstream as container
 from models.codecs.base import Codec
 from models.outputs import CodecOutput
 
@@ -29,19 +30,22 @@ class Coded:
         left_out = [bits for name, bits in self.output.bits.items() if name not in layers]
         return self.file_bits - sum(left_out)
 
-    def rates(self, header_bytes: int) -> dict[str, Tensor]:
+    def rates(self, grey_bytes: int | None) -> dict[str, Tensor]:
         """All rates in bits per pixel of the original image, (B,) each, by their names in ``Measures``.
 
         Args:
-            header_bytes: file length of a flat grey image of this size.
+            grey_bytes: as the function of that name gives it.
         """
         pixels = self.output.size[0] * self.output.size[1]
-        header = torch.full_like(self.file_bits, float(header_bytes))
+        if grey_bytes is None:
+            header = self.file_bits - sum(self.output.bits.values())
+        else:
+            header = torch.full_like(self.file_bits, 8.0 * grey_bytes)
         return {
             "bpp": sum(self.estimated.values()) / pixels,
             "bpp_real": self.file_bits / pixels,
-            "bpp_payload": (self.file_bits - 8 * header) / pixels,
-            "header_bytes": header,
+            "bpp_payload": (self.file_bits - header) / pixels,
+            "header_bytes": header / 8,
             **{f"bpp_of_{layer}": bits / pixels for layer, bits in self.output.bits.items()},
         }
 
@@ -76,8 +80,15 @@ def code(
 
 
 @torch.no_grad()
-def header_bytes(codec: Codec, size: tuple[int, int], rate: float | None = None) -> int:
-    """Length of the file of a flat grey image: what the container costs before it holds anything."""
+def grey_bytes(codec: Codec, size: tuple[int, int], rate: float | None = None) -> int | None:
+    """What a file of somebody else's format holds besides its payload: the length of a flat grey picture's file.
+
+    Formats of others do not tell their headers from what they code; where nothing is to be coded, nearly all is header.
+    Of a ``.bif`` file it is known, and ``None`` is returned: all but the layers' strings, which hold the coder's flush
+    and fingerprint. There a grey picture would not do: a learned codec spends bits on it as on any other.
+    """
+    if codec.file_suffix == container.SUFFIX:
+        return None
     parameter = next(codec.parameters(), torch.zeros(()))
     grey = torch.full((1, 3, *size), 0.5, device=parameter.device)
     return len(codec.serialise(codec.compress(grey, rate)[0]))

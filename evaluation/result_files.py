@@ -1,17 +1,22 @@
 """The files of an evaluation: results.json, results.csv, per_image.csv, bd.json, report.html, figures/."""
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evaluation.results import Row
+from models.pretrained.whole_file import write_whole
+
+TEXT = {"encoding": "utf-8", "errors": "backslashreplace"}
+"""How text is written: a command line may hold bytes of file names, which need not be UTF-8."""
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file whole or not at all; what is no number becomes null."""
-    _whole(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -22,12 +27,11 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Mappings of plain values as CSV, whole or not at all; columns are all keys as they first come."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode(**TEXT))
 
 
 def _flat(row: Row) -> dict[str, Any]:
@@ -37,12 +41,6 @@ def _flat(row: Row) -> dict[str, Any]:
     for key, ends in row["ci95"].items():
         flat |= {f"{key} low": ends[0], f"{key} high": ends[1]} if ends else {}
     return flat
-
-
-def _whole(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _finite(node: Any) -> Any:

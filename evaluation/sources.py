@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from datamodules.base import ImageDataModule, Split
 from datamodules.loading import EvaluationSamples, collate
@@ -13,8 +13,9 @@ from evaluation.points import OWN, Head, Point, weights
 from models.codecs.base import Codec
 from models.codecs.standard.downscaled import Downscaled
 from models.pretrained import Pretrained, load
-from models.pretrained.checkpoint import is_run
 from models.pretrained.construct import construct
+from models.pretrained.folder import WEIGHTS
+from models.pretrained.run_folder import RunFolder
 
 CODECS = Path(__file__).parents[1] / "configs" / "codec"
 
@@ -99,10 +100,10 @@ def points_of(
     known: set[str] = set()
     for entry in codecs:
         name, source = _named(entry, "codecs")
-        yaml = CODECS / f"{source}.yaml"
-        if yaml.is_file():
+        config = CODECS / f"{source}.yaml"
+        if config.is_file():
             name = name or source
-            found = _standard(name, yaml, foreign, rates.get(name), scales)
+            found = _standard(name, config, foreign, rates.get(name), scales)
         else:
             runs = _runs(Path(source))
             models = [load(run, tasks=None if own_tasks else ()) for run in runs]
@@ -138,12 +139,14 @@ def _named(entry: str | Mapping[str, str], where: str) -> tuple[str | None, str]
 
 
 def _standard(
-    name: str, yaml: Path, heads: Sequence[Head], rates: Sequence[float] | None, scales: Sequence[float]
+    name: str, config: Path, heads: Sequence[Head], rates: Sequence[float] | None, scales: Sequence[float]
 ) -> list[Point] | Skipped:
-    settings = OmegaConf.to_container(OmegaConf.load(yaml), resolve=True)
+    settings = yaml.safe_load(config.read_text())
     codec: Codec = construct(settings)
     if codec.learned and not codec.trained:
-        raise ValueError(f"codecs: {yaml.stem} is a learned codec, here untrained: give the folder of a run")
+        raise ValueError(
+            f"codecs: {config.stem} is a learned codec, here untrained: give the folder of a run"
+        )
     try:
         codec.check_available()
     except ImportError as error:
@@ -219,9 +222,9 @@ def _runs(path: Path) -> list[Path]:
     if not path.exists():
         names = sorted(p.stem for p in CODECS.glob("*.yaml"))
         raise ValueError(f"codecs: {path} is no path and no codec of configs/codec; there are {names}")
-    if path.is_file() or is_run(path) or (path / "model.safetensors").is_file():
+    if path.is_file() or RunFolder(path).is_run or (path / WEIGHTS).is_file():
         return [path]
-    found = sorted(p.parent for p in path.rglob("summary.json") if is_run(p.parent))
+    found = [run.path for run in RunFolder.finished_below(path)]
     if not found:
         raise ValueError(f"codecs: {path} holds no finished run: a run folder has config.yaml and stages/")
     return found

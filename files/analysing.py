@@ -10,11 +10,13 @@ import torch
 from files import batch
 from files.coding import parse
 from files.inputs import InputFile
-from files.pictures import to_palette_png
-from files.writing import write_whole
+from files.writing import refused
 from models.bitstream import MAX_PIXELS, BitstreamError
 from models.codecs.base import Codec
 from models.outputs import Bitstream, CodecOutput
+from models.pretrained.whole_file import write_whole
+from pictures.names import shown
+from pictures.writing import to_palette_png
 from tasks.base import Task
 
 
@@ -38,9 +40,14 @@ def analyse(
         max_pixels: of a picture.
     """
 
+    # Of one name, their maps would have one name too.
+    collisions = {} if maps is None else refused(sources, [maps / source.name for source in sources])
+
     @torch.inference_mode()
     def work(index: int) -> str:
         source = sources[index]
+        if index in collisions:
+            raise ValueError(collisions[index])
         data = source.path.read_bytes()
         bitstream = parse(codec, data, max_pixels)
         output = decode_for(codec, tasks.values(), bitstream)
@@ -51,14 +58,14 @@ def analyse(
             if maps is not None and (drawn := task.label_map(decided)) is not None:
                 path = maps / source.name.with_name(f"{source.name.name}.{name}.png")
                 write_whole(path, to_palette_png(*drawn))
-                found[name]["map"] = str(path)
+                found[name]["map"] = shown(path)
         height, width = bitstream.size
         read = {name: len(bitstream.strings[name]) for name in output.bits}
-        about = {"file": str(source.path), "size": {"width": width, "height": height}}
+        about = {"file": shown(source.path), "size": {"width": width, "height": height}}
         return json.dumps({**about, "bytes": len(data), "bytes_read": read, "tasks": found})
 
     def failed(index: int, reason: str) -> str:
-        return json.dumps({"file": str(sources[index].path), "error": reason})
+        return json.dumps({"file": shown(sources[index].path), "error": reason})
 
     codec.model_id()
     return batch.run([s.path for s in sources], work, workers=workers, failed=failed)

@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from models.counted import counted
 from models.threads import threads
+from pictures.names import printable, shown
 
 
 class Skipped(Exception):
@@ -41,7 +43,7 @@ class Count:
         parts = [f"{self.done} done"] + [
             f"{n} {what}" for n, what in ((self.skipped, "skipped"), (self.failed, "failed")) if n
         ]
-        return f"{total} file{'' if total == 1 else 's'}: {', '.join(parts)}"
+        return f"{counted(total, 'file')}: {', '.join(parts)}"
 
 
 def run(
@@ -96,10 +98,10 @@ def reason_of(error: BaseException, path: Path) -> str:
     """What went wrong with a file, in one line; other files are named in it, this one is not."""
     if isinstance(error, OSError) and error.strerror:
         here = error.filename is None or str(error.filename) == str(path)
-        text = error.strerror if here else f"{error.filename}: {error.strerror}"
+        text = error.strerror if here else f"{shown(error.filename)}: {error.strerror}"
     else:
         text = str(error)
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     if isinstance(error, (ValueError, OSError, ImportError)):
         return text or type(error).__name__
     return f"{type(error).__name__}: {text}"
@@ -111,11 +113,11 @@ def _report(count: Count, path: Path, future: "Future[str]", failed: Callable[[s
         count.done += 1
     except Skipped as error:
         count.skipped += 1
-        tqdm.write(f"{path}: skipped: {error}", file=sys.stderr)
+        tqdm.write(f"{shown(path)}: skipped: {error}", file=sys.stderr)
         return
     except Exception as error:  # whatever one file does, the others are done
         count.failed += 1
-        tqdm.write(f"{path}: error: {reason_of(error, path)}", file=sys.stderr)
+        tqdm.write(f"{shown(path)}: error: {reason_of(error, path)}", file=sys.stderr)
         line = failed(reason_of(error, path))
     if line is not None:
         tqdm.write(line, file=sys.stdout)

@@ -10,13 +10,16 @@ import torch
 
 from files import batch
 from files.inputs import InputFile
-from files.pictures import WHITE, read_picture, to_png
-from files.writing import targets, write_whole
-from models.bitstream import MAX_PIXELS, check_pixels
+from files.writing import targets
+from models.bitstream import MAX_PIXELS, MAX_SIDE, check_pixels
 from models.codecs.base import Codec
 from models.codecs.target_rate import rate_for_bpp
 from models.outputs import Bitstream
+from models.pretrained.whole_file import write_whole
 from models.tiling import tiled
+from pictures.names import shown
+from pictures.reading import WHITE, read_picture
+from pictures.writing import to_png, to_uint8
 
 
 @dataclass(frozen=True)
@@ -58,17 +61,19 @@ def compress(
         options: see there.
 
     Raises:
-        ValueError: a rate or a tile that this codec does not have, or outputs that would collide.
+        ValueError: a rate or a tile that this codec does not have, or no folder for the results.
     """
     _check_rate(codec, rate, target_bpp)
-    paths, device = targets(sources, folder, codec.file_suffix), _device(codec)
-    width = _width(sources)
+    paths, refused = targets(sources, folder, codec.file_suffix)
+    device, width = _device(codec), _width(sources)
 
     @torch.inference_mode()
     def work(index: int) -> str:
-        target = _free(paths[index], options)
+        target = _free(paths[index], refused.get(index), options)
         start = time.perf_counter()
-        x = read_picture(sources[index].path, background=background, max_pixels=options.max_pixels).to(device)
+        x = read_picture(
+            sources[index].path, background=background, max_pixels=options.max_pixels, max_side=MAX_SIDE
+        ).to(device)
         if target_bpp is None:
             (bitstream,) = codec.compress(x, rate)
         else:
@@ -76,8 +81,8 @@ def compress(
         data = codec.serialise(bitstream)
         write_whole(target, data)
         seconds = time.perf_counter() - start
-        cells = [f"{sources[index].name!s:<{width}}", *_measures(bitstream, data)]
-        return "  ".join([*cells, f"{seconds:7.2f} s", f"-> {target}"])
+        cells = [f"{shown(sources[index].name):<{width}}", *_measures(bitstream, data)]
+        return "  ".join([*cells, f"{seconds:7.2f} s", f"-> {shown(target)}"])
 
     with _tiles(codec, options):
         _warm_up(codec)
@@ -97,16 +102,16 @@ def decompress(
         options: see there.
 
     Raises:
-        ValueError: a layer or a tile that this codec does not have, or outputs that would collide.
+        ValueError: a layer or a tile that this codec does not have, or no folder for the results.
     """
     names = [layer.name for layer in codec.layers]
     if upto is not None and upto not in names:
         raise ValueError(f"--upto {upto}: this codec has the layers {', '.join(names)}")
-    paths, width = targets(sources, folder, ".png"), _width(sources)
+    (paths, refused), width = targets(sources, folder, ".png"), _width(sources)
 
     @torch.inference_mode()
     def work(index: int) -> str:
-        target = _free(paths[index], options)
+        target = _free(paths[index], refused.get(index), options)
         start = time.perf_counter()
         data = sources[index].path.read_bytes()
         bitstream = parse(codec, data, options.max_pixels)
@@ -114,12 +119,12 @@ def decompress(
         picture = output.x_hat if output.x_hat is not None else output.pixels_by_layer.get(upto or names[-1])
         if picture is None:
             raise ValueError(f"the layers {', '.join(output.bits)} alone give no picture")
-        write_whole(target, to_png(picture))
+        write_whole(target, to_png(to_uint8(picture[0])))
         seconds = time.perf_counter() - start
-        cells = [f"{sources[index].name!s:<{width}}", *_measures(bitstream, data), f"{seconds:7.2f} s"]
+        cells = [f"{shown(sources[index].name):<{width}}", *_measures(bitstream, data), f"{seconds:7.2f} s"]
         missing = [name for name in names if name not in bitstream.strings]
         more = [f"(cut off: without {', '.join(missing)})"] if missing else []
-        return "  ".join([*cells, f"-> {target}", *more])
+        return "  ".join([*cells, f"-> {shown(target)}", *more])
 
     with _tiles(codec, options):
         _warm_up(codec)
@@ -138,9 +143,11 @@ def parse(codec: Codec, data: bytes, max_pixels: int) -> Bitstream:
     return bitstream
 
 
-def _free(target: Path, options: Options) -> Path:
+def _free(target: Path, refused: str | None, options: Options) -> Path:
+    if refused is not None:
+        raise ValueError(refused)
     if target.exists() and not options.overwrite:
-        raise batch.Skipped(f"{target} exists (--overwrite replaces it)")
+        raise batch.Skipped(f"{shown(target)} exists (--overwrite replaces it)")
     return target
 
 
@@ -175,7 +182,7 @@ def _measures(bitstream: Bitstream, data: bytes) -> list[str]:
 
 
 def _width(sources: Sequence[InputFile]) -> int:
-    return max(len(str(source.name)) for source in sources)
+    return max(len(shown(source.name)) for source in sources)
 
 
 def _device(codec: Codec) -> torch.device:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.bitstream import VERSION, layer_states, read_header
+from models.counted import counted
 from models.outputs import Layer
+from pictures.names import shown
 
 
 def describe(
@@ -33,7 +35,7 @@ def describe(
     named = is_own and layers is not None and len(layers) == len(header.lengths)
     doubt = "" if "ok" in states else "  (not to be trusted: no checksum vouches for the header)"
     lines = [
-        f"{path}: Bifocal file, version {VERSION}",
+        f"{shown(path)}: Bifocal file, version {VERSION}",
         f"  model id  {header.model_id.hex()}  (codec and weights of its entropy side{own})",
         f"  size      {width} x {height} pixels{doubt}",
         f"  rate      {'one rate' if header.rate is None else f'{header.rate:g}'}",
@@ -43,7 +45,7 @@ def describe(
         lines.append(f"  {name:<8}  {length:>9} bytes  {8 * length / (height * width):8.4f} bpp  {state}")
     lines.append(f"  header    {header.num_bytes:>9} bytes")
     lines.append(f"  file      {len(data):>9} bytes  {8 * len(data) / (height * width):8.4f} bpp")
-    if len(data) > header.total:
-        lines.append(f"  {len(data) - header.total} bytes follow the last layer: they belong to no .bif file")
+    if (more := len(data) - header.total) > 0:
+        lines.append(f"  {counted(more, 'byte')} too many after the last layer: no .bif file has any")
     sound = all(state == "ok" for state in states) and len(data) == header.total
     return "\n".join(lines), sound

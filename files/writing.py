@@ -1,67 +1,94 @@
-"""Where results go, and writing them whole or not at all."""
+"""Where results go."""
 
 import os
-import secrets
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from files.inputs import InputFile
+from pictures.names import shown
 
 
-def targets(sources: Sequence[InputFile], folder: Path, suffix: str) -> list[Path]:
-    """The output file of each input.
+def targets(sources: Sequence[InputFile], folder: Path, suffix: str) -> tuple[list[Path], dict[int, str]]:
+    """The output file of each input, and which of them must not be written.
 
     ``a.png`` becomes ``a`` + suffix. Inputs that would share a name (``a.png`` and ``a.jpg``) keep their own suffix:
-    ``a.png`` + suffix and ``a.jpg`` + suffix. Upper and lower case count as one, as on many file systems.
+    ``a.png`` + suffix and ``a.jpg`` + suffix.
+
+    Returns:
+        Paths, and {position: why} of those that another input would overwrite, or that would overwrite an input.
 
     Raises:
-        ValueError: two inputs share their whole name, an output would replace an input, or the folder cannot be.
+        ValueError: the folder cannot be.
     """
     place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not place.is_dir():
         raise ValueError(f"-o {folder}: {place} is a file; give a folder for the results")
     if not os.access(place, os.W_OK | os.X_OK):
         raise ValueError(f"-o {folder}: {place} cannot be written to; give another folder for the results")
+    key = _key_of(place, [source.name for source in sources])
     short = [source.name.with_suffix(suffix) for source in sources]
-    shared = Counter(_key(name) for name in short)
-    names = [
-        source.name.with_name(source.name.name + suffix) if shared[_key(name)] > 1 else name
+    shared = Counter(map(key, short))
+    paths = [
+        folder / (source.name.with_name(source.name.name + suffix) if shared[key(name)] > 1 else name)
         for source, name in zip(sources, short, strict=True)
     ]
-    taken: dict[str, InputFile] = {}
-    inputs = {os.path.realpath(source.path) for source in sources}
-    for source, name in zip(sources, names, strict=True):
-        if (other := taken.setdefault(_key(name), source)) is not source:
-            raise ValueError(
-                f"{other.path} and {source.path} would both become {folder / name}: give the folder that holds them, "
-                "or use two calls with two output folders"
-            )
-        if os.path.realpath(folder / name) in inputs:
-            raise ValueError(
-                f"{folder / name} is an input and would be overwritten: give another folder with -o"
-            )
-    return [folder / name for name in names]
+    return paths, refused(sources, paths, key)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name beside its own, then rename it: never a part of it under its own name.
+def refused(
+    sources: Sequence[InputFile], paths: Sequence[Path], key: Callable[[Path], str] = str
+) -> dict[int, str]:
+    """{position: why its output must not be written}: it is another input's output too, or an input itself.
 
-    Raises:
-        OSError: the folder cannot be made or written, the disk is full, or ``path`` is a folder.
+    Args:
+        sources: the inputs.
+        paths: where the output of each would go.
+        key: equal for paths that are one file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".unfinished-{secrets.token_hex(8)}"
+    owners: dict[str, list[int]] = {}
+    for position, path in enumerate(paths):
+        owners.setdefault(key(path), []).append(position)
+    inputs = {_identity(source.path) for source in sources} - {None}
+    reasons = {}
+    for position, path in enumerate(paths):
+        if _identity(path) in inputs:
+            reasons[position] = (
+                f"{shown(path)} is an input and would be overwritten: give another folder with -o"
+            )
+        elif others := [sources[other].path for other in owners[key(path)] if other != position]:
+            reasons[position] = (
+                f"{shown(others[0])} would become {shown(path)} too: use two calls with two output folders, "
+                "or rename one of them"
+            )
+    return reasons
+
+
+def _key_of(place: Path, names: Sequence[Path]) -> Callable[[Path], str]:
+    """What two paths below a folder have in common when they are one file there.
+
+    ``X`` and ``x`` are two files where the file system says so. It is asked, for to call them one everywhere would
+    refuse what the user himself keeps apart, and to call them two everywhere would lose one.
+    """
+    if len({_folded(name.with_suffix("")) for name in names}) == len(names) or _tells_case_apart(place):
+        return str
+    return _folded
+
+
+def _folded(path: Path) -> str:
+    return path.as_posix().casefold()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What a file has in common with itself under other names; ``None`` where there is none."""
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        # The name that the user knows, not the temporary one.
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        state = os.stat(path)
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
 
 
-def _key(name: Path) -> str:
-    return name.as_posix().casefold()
+def _tells_case_apart(folder: Path) -> bool:
+    with tempfile.NamedTemporaryFile(prefix=".unfinished-", dir=folder) as file:
+        return not Path(file.name).with_name(Path(file.name).name.upper()).exists()

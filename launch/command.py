@@ -1,15 +1,21 @@
 """What all entry scripts share: mistakes become one line, and Hydra's own refusals too."""
 
+import io
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.errors import fail
 
-MISTAKES = (ValueError, TypeError, OSError, ImportError, OmegaConfBaseException, MisconfigurationException)
+MISTAKES = (ValueError, TypeError, OSError, ImportError, OmegaConfBaseException)
 """What building things from a wrong configuration raises; Hydra's ``InstantiationException`` besides."""
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether a command line wants to be told what there is, and nothing be done."""
+    return not {"--help", "-h", "--hydra-help"}.isdisjoint(arguments)
 
 
 def run_main(main: Callable[[], None], refusals: tuple[type[BaseException], ...]) -> None:
@@ -19,8 +25,15 @@ def run_main(main: Callable[[], None], refusals: tuple[type[BaseException], ...]
         main: decorated by ``hydra.main``.
         refusals: what Hydra raises on a wrong command line: one line and status 2.
     """
+    if not asks_for_help(sys.argv[1:]):
+        # Before Hydra sets up logging: thereafter Lightning would take stdout for its own.
+        import lightning.pytorch  # noqa: F401
+
     # Hydra then raises what it would print over several lines.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # What the terminal has no letters for ends no run.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except (*refusals, OmegaConfBaseException) as error:

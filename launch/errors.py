@@ -7,6 +7,8 @@ from typing import NoReturn
 
 from omegaconf.errors import OmegaConfBaseException
 
+from pictures.names import printable
+
 SHOW_ALL = os.environ.get("HYDRA_FULL_ERROR") == "1"
 """Whether mistakes come with the frames that led to them."""
 
@@ -17,6 +19,8 @@ class UserError(Exception):
 
 def one_line(error: BaseException) -> str:
     """The mistake itself in one line, without the frames around it."""
+    if type(error).__name__ == "OverrideParseException":
+        return _unread(error.override, str(error).splitlines()[0])
     cause = error
     while cause.__cause__ is not None and type(cause).__name__ == "InstantiationException":
         cause = cause.__cause__
@@ -33,7 +37,19 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OmegaConfBaseException):
         key = getattr(error, "full_key", None)
         text = str(error).splitlines()[0] + (f" ({key})" if key else "")
-    return prefix + " ".join(text.split())
+    return printable(prefix + " ".join(text.split()))
+
+
+def _unread(override: str, reason: str) -> str:
+    """Of what Hydra's grammar cannot read: most often a path that needs quotes."""
+    key, equals, value = override.partition("=")
+    plain = equals and not set("[]{}()\"'") & set(value)
+    example = f"'{key}=\"{value}\"'" if plain else "'codecs=[\"runs/a=b\", jpeg]'"
+    rule = (
+        "give key=value, and text with = , # quotes, brackets or letters beyond ASCII in quotes of its own inside the "
+        f"shell's, as in {example}"
+    )
+    return f"{override!r} cannot be read ({reason}): {rule}"
 
 
 def fail(error: BaseException, status: int, more: str = "") -> NoReturn:

@@ -1,57 +1,59 @@
 """Run folders: whose they are, and whether a config is the one they were made with."""
 
-import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-
-def point_name(overrides: str) -> str:
-    name = overrides.replace("/", "_")
-    if len(name.encode()) <= 200:
-        return name
-    # File systems stop at 255 bytes.
-    return f"{name[:150]}...{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+from launch.errors import UserError
+from lightning_modules.config_changes import changes
+from models.counted import counted
+from models.pretrained.run_folder import RunFolder
 
 
 def check_run_dir(cfg: DictConfig, run_dir: Path) -> None:
+    """Find out whether a run may be made, or gone on with, in a folder.
+
+    Raises:
+        UserError: it is a file, or holds a run of another config or of nobody knows which.
+    """
+    run = RunFolder(run_dir)
     if run_dir.exists() and not run_dir.is_dir():
-        raise ValueError(f"run_dir={run_dir} is a file: give a folder")
-    if (run_dir / "config.yaml").is_file():
-        if changed := differences(OmegaConf.load(run_dir / "config.yaml"), cfg, run_dir):
-            raise ValueError(
-                f"{run_dir} holds another run, which differs in {changed}: give another run_dir, "
-                "or remove that one"
+        raise UserError(f"run_dir={run_dir} is a file: give a folder")
+    if run.config.is_file():
+        if changed := differences(OmegaConf.load(run.config), cfg, run_dir):
+            raise UserError(
+                f"{run_dir} holds another run, which differs in {changed}: give another run_dir or name, or move that "
+                "one away"
             )
-    elif (run_dir / "stages").exists():
-        raise ValueError(f"run_dir={run_dir} holds stages of a run without config.yaml: give another run_dir")
+    elif run.holds_stages:
+        raise UserError(f"run_dir={run_dir} holds stages of a run without config.yaml: give another run_dir")
+
+
+def is_finished(cfg: DictConfig, run_dir: Path) -> bool:
+    """Whether a folder holds all that a run of this config leaves.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    check_run_dir(cfg, run_dir)
+    return RunFolder(run_dir).finished
 
 
 def differences(saved: DictConfig, cfg: DictConfig, run_dir: Path) -> str:
     """Where two configs differ, apart from where the run lies."""
     # ${run_dir} is resolved in what was saved, and a run folder may have been moved since.
-    old = dict(_leaves(moved(OmegaConf.to_container(saved), str(saved.run_dir), str(run_dir))))
-    named = OmegaConf.merge(cfg, {"run_dir": str(run_dir)})
-    new = dict(_leaves(OmegaConf.to_container(named, resolve=True)))
+    old = moved(OmegaConf.to_container(saved), str(saved.run_dir), str(run_dir))
+    new = OmegaConf.to_container(OmegaConf.merge(cfg, {"run_dir": str(run_dir)}), resolve=True)
     none = "nothing"  # of a key that only one side has
     changed = [
-        f"{key} ({old.get(key, none)} there, {new.get(key, none)} here)"
-        # What was given, such as lmbda, comes before the places it was copied to.
-        for key in sorted(dict.fromkeys((*old, *new)), key=lambda key: key.count("."))
-        if key not in ("run_dir", "resume") and old.get(key, none) != new.get(key, none)
+        f"{key} ({none if before is None else before} there, {none if now is None else now} here)"
+        for key, (before, now) in changes(old, new).items()
+        if key not in ("run_dir", "resume")
     ]
-    return ", ".join(changed[:5]) + (f" and {len(changed) - 5} more keys" if len(changed) > 5 else "")
-
-
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, node
+    more = len(changed) - 5
+    return ", ".join(changed[:5]) + (f" and {counted(more, 'more key')}" if more > 0 else "")
 
 
 def moved(node: Any, old: str, new: str) -> Any:

@@ -4,7 +4,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_modules.config_changes import changes
 from lightning_modules.stages import Stage
 from models.pretrained.checkpoint import safely_loaded
+from models.pretrained.run_folder import BEST, LAST, StageFolder
 
 DECIDES_NOTHING = ("data", "init_from", "checkpoint_every", "num_validations", "monitor", "monitor_mode")
 """Keys of a stage that may change while it is under way."""
@@ -37,7 +39,7 @@ class StageCheckpoints(Checkpoint):
 
     def __init__(self, folder: Path, stage: Stage):
         self.folder, self.stage = folder, stage
-        self.last = folder / "last.ckpt"
+        self.last = folder / LAST
         self._best: float | None = None
         self._due = False
         self._start, self._seconds_before = time.perf_counter(), 0.0
@@ -84,7 +86,7 @@ class StageCheckpoints(Checkpoint):
         except ValueError:
             self._save(trainer, pl_module)
             raise
-        best = self.folder / "best.ckpt" if better else None
+        best = self.folder / BEST if better else None
         if not self._save(trainer, pl_module, best) and best is not None:
             save_whole(trainer, best)
 
@@ -156,7 +158,9 @@ class UnusableState(ValueError):
     """A run folder's checkpoint cannot be gone on from; the message says what to do."""
 
 
-def state_to_go_on_from(folder: Path, name: str, config: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def state_to_go_on_from(
+    folder: StageFolder, name: str, config: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
     """What a stage's ``last.ckpt`` holds, or ``None`` where the stage has not come so far.
 
     Args:
@@ -167,22 +171,20 @@ def state_to_go_on_from(folder: Path, name: str, config: Mapping[str, Any] | Non
     Raises:
         UnusableState: it is damaged, of another version or another config, or gone although the stage is finished.
     """
-    path, finished = folder / "checkpoints" / "last.ckpt", (folder / "stage.json").is_file()
-    if not path.is_file() and not finished:
+    path = folder.last
+    if not path.is_file() and not folder.finished:
         return None
-    again = f"to take the stage again, remove {folder}"
+    again = f"to take the stage again, remove {folder.path}"
     try:
         state = safely_loaded(path)
     except ValueError as error:
         raise UnusableState(f"{error}; {again}") from error
     if not isinstance(state, dict) or not {"batches_done", "stage", "state_dict"} <= state.keys():
         raise UnusableState(f"{path} was written by an earlier version or by another program; {again}")
-    before, now = (dict(_leaves(_decisive(c, name))) for c in (state["config"], config))
-    if changed := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
-        key = changed[0]
+    for key, (before, now) in changes(*(_decisive(c, name) for c in (state["config"], config))).items():
         raise UnusableState(
-            f"{path} was made with another config: {key} was {before.get(key)!r} and is {now.get(key)!r}. Give the old "
-            f"value back, or, {again}"
+            f"{path} was made with another config: {key} was {before!r} and is {now!r}. Give the old value back, or, "
+            f"{again}"
         )
     return state
 
@@ -197,11 +199,3 @@ def _decisive(config: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
         **{key: config.get(key) for key in ("seed", "codec", "tasks", "networks")},
         f"schedule.{name}": stage,
     }
-
-
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    elif node not in (None, {}):
-        yield path, node

@@ -261,7 +261,7 @@ class CompressionSystem(LightningModule):
 
     def on_test_epoch_start(self) -> None:
         self.measures.reset()
-        self.headers: dict[tuple[int, int], int] = {}
+        self.headers: dict[tuple[int, int], int | None] = {}
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         if "image" not in batch:
@@ -276,7 +276,7 @@ class CompressionSystem(LightningModule):
             )
         size = coded.output.size
         if size not in self.headers:
-            self.headers[size] = real_bytes.header_bytes(self.subject, size, self.rate)
+            self.headers[size] = real_bytes.grey_bytes(self.subject, size, self.rate)
         for name, values in coded.rates(self.headers[size]).items():
             self.measures.add(name, values)
         for name in self.judged:

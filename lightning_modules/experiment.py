@@ -12,11 +12,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from lightning_modules.dry_run import DryRun
 from lightning_modules.parts import Parts, reached
 from lightning_modules.stage_check import check_stage
 from lightning_modules.stages import Stage
 from models.codecs.base import Codec
 from models.codecs.read_through import ReadThrough
+from models.counted import counted
 from tasks.base import Task
 
 
@@ -110,8 +112,14 @@ class Experiment:
             for split in ("val", "test"):
                 if (count := len(data.split(split))) < world_size:
                     raise ValueError(
-                        f"split {split!r} has {count} images for {world_size} processes: each needs one at least"
+                        f"split {split!r} has {counted(count, 'image')} for {world_size} processes: each needs one"
                     )
+        dry_run = DryRun(system)
+        for number, (name, stage) in enumerate(self.stages.items()):
+            try:
+                dry_run.check(stage, self.ready_tasks(number), stage.data or self.data, self.data)
+            except ValueError as error:
+                raise ValueError(f"stage {name!r}: {error}") from error
 
     def _check_baselines(self) -> None:
         """They are coded after everything has trained: too late to hear of a wrong rate."""

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from lightning_modules.parts import modules_of
 from models.entropy.tables import is_table
-from models.pretrained.checkpoint import is_run, last_finished, safely_loaded
+from models.pretrained.checkpoint import safely_loaded
+from models.pretrained.run_folder import RunFolder
 
 
 def read_weights(system: nn.Module, part: str, source: str) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -15,11 +16,12 @@ def read_weights(system: nn.Module, part: str, source: str) -> tuple[nn.Module, 
     Raises:
         ValueError: no such file or part, or the weights do not fit; the message says which.
     """
-    path, _, prefix = source.partition(":")
-    if is_run(Path(path)):
-        path = last_finished(Path(path))
+    name, _, prefix = source.partition(":")
+    path = Path(name)
+    if (run := RunFolder(path)).is_run:
+        path = run.result()
     try:
-        state = safely_loaded(Path(path))
+        state = safely_loaded(path)
     except ValueError as error:
         raise ValueError(f"init_from: {part}: {error}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else {}

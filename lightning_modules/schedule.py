@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from evaluation.result_files import write_json
 from evaluation.results import Row, git_commit, make_row, table
 from lightning_modules.checkpoints import StageCheckpoints, metrics_of, save_whole, state_to_go_on_from
 from lightning_modules.compression import CompressionSystem
@@ -20,6 +22,7 @@ from lightning_modules.init_from import load_into
 from lightning_modules.parts import fingerprint, frozen_state, setting
 from models.codecs.base import Codec
 from models.codecs.read_through import ReadThrough
+from models.pretrained.run_folder import RunFolder, StageFolder
 
 
 def run(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
@@ -31,7 +34,7 @@ def run(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
     records: list[dict[str, Any]] = []
     first_step = 0
     for number, (name, stage) in enumerate(experiment.stages.items()):
-        folder = run_dir / "stages" / f"{number + 1:02d}-{name}"
+        folder = RunFolder(run_dir).stage(number + 1, name)
         system = CompressionSystem(
             experiment.codec,
             experiment.tasks,
@@ -43,11 +46,11 @@ def run(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
             config=experiment.config,
         )
         system.stage_title = f"{number + 1}/{len(experiment.stages)} {name}"
-        if (folder / "stage.json").is_file():
+        if folder.finished:
             state = state_to_go_on_from(folder, name, experiment.config)
             system.load_state_dict(state["state_dict"])
-            records.append(json.loads((folder / "stage.json").read_text()))
-            rank_zero_only(print)(f"stage {number + 1} {name!r} is finished already: loaded {folder}")
+            records.append(json.loads(folder.record.read_text()))
+            rank_zero_only(print)(f"stage {number + 1} {name!r} is finished already: loaded {folder.path}")
         else:
             records.append(_run_stage(experiment, number, name, system, folder))
         first_step += stage.num_batches
@@ -63,19 +66,19 @@ def run(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
         "test": {"rows": rows},
         "peak_memory_mb": _peak_memory_mb(),
     }
-    _write_json(run_dir / "summary.json", summary)
+    rank_zero_only(write_json)(RunFolder(run_dir).summary, summary)
     monitors = {name: task.monitor for name, task in experiment.tasks.items()}
     tested = (
         f"Test split, real bytes:\n{table(rows, monitors)}"
         if rows
         else "Nothing codes: see the stages' metrics"
     )
-    rank_zero_only(print)(f"\n{tested}\n\n{run_dir / 'summary.json'}")
+    rank_zero_only(print)(f"\n{tested}\n\n{RunFolder(run_dir).summary}")
     return summary
 
 
 def _run_stage(
-    experiment: Experiment, number: int, name: str, system: CompressionSystem, folder: Path
+    experiment: Experiment, number: int, name: str, system: CompressionSystem, folder: StageFolder
 ) -> dict[str, Any]:
     """Train what is left of a stage, test it, and write down that it is finished."""
     stage, seed = system.stage, _stage_seed(experiment.seed, number)
@@ -99,7 +102,7 @@ def _run_stage(
         resumed, state = state is not None, None  # Lightning reads it again: the memory is needed
         with _settings(experiment.codec, stage.settings):
             facts = _train(experiment, name, system, data, folder, resumed=resumed)
-    trainer = experiment.trainer(folder, callbacks=experiment.make_callbacks())
+    trainer = experiment.trainer(folder.path, callbacks=experiment.make_callbacks())
     record = {
         "name": name,
         "trains": stage.trains,
@@ -115,7 +118,7 @@ def _run_stage(
         # No real bytes to judge it by: its own measures on the test split must do.
         trainer.test(system, datamodule=experiment.data, verbose=False)
         record |= {"metrics": facts["metrics"] | metrics_of(trainer), "test": []}
-    _write_json(folder / "stage.json", record)
+    rank_zero_only(write_json)(folder.record, record)
     trainer.strategy.barrier()
     return record
 
@@ -125,7 +128,7 @@ def _train(
     name: str,
     system: CompressionSystem,
     data: LightningDataModule,
-    folder: Path,
+    folder: StageFolder,
     *,
     resumed: bool,
 ) -> dict[str, Any]:
@@ -133,9 +136,9 @@ def _train(
     stage = system.stage
     system.train()
     before = fingerprint(frozen_state(system))
-    saving = StageCheckpoints(folder / "checkpoints", stage)
+    saving = StageCheckpoints(folder.checkpoints, stage)
     trainer = experiment.trainer(
-        folder,
+        folder.path,
         callbacks=[*experiment.make_callbacks(), saving],
         max_epochs=1,
         val_check_interval=stage.validate_every,
@@ -164,7 +167,7 @@ def _test(
         values,
         seed=experiment.seed,
         rate=rate,
-        command=" ".join(sys.argv),
+        command=shlex.join(sys.argv),
         uncompressed=system.subject.uncompressed,
     )
 
@@ -207,15 +210,6 @@ def _set(codec: Codec, settings: Mapping[str, Any]) -> None:
     for path, value in settings.items():
         owner, _, key = path.rpartition(".")
         setattr(codec.get_submodule(owner), key, value)
-
-
-@rank_zero_only
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Written whole or not at all: a killed run leaves no half file that a resume would trust.
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
 
 
 def _peak_memory_mb() -> float:

@@ -106,12 +106,7 @@ class Objective(nn.Module):
         def weight(scalar: Scalar) -> float:
             return value_at(scalar, progress, output.rate)
 
-        parts = {
-            name: term(output, batch, *((modules or {})[path] for path in term.uses))
-            for name, term in self.named_terms()
-        }
-        if wrong := {name: tuple(value.shape) for name, value in parts.items() if value.dim()}:
-            raise ValueError(f"terms must be scalars, means over the batch, not of shape {wrong}")
+        parts = {name: value_of(term, output, batch, modules or {}) for name, term in self.named_terms()}
         parts |= {f"task/{name}": task_losses[name] for name in self.tasks}
         weighted = [parts["rate"]] if self.rate is not None else []
         lmbda = weight(self.lmbda) if self.distortion else 0.0
@@ -122,3 +117,24 @@ class Objective(nn.Module):
         for name in self.terms:
             weighted.append(weight(self.term_weights.get(name, 1.0)) * parts[f"term/{name}"])
         return {"loss": torch.stack(weighted).sum(), **parts}
+
+
+def value_of(term: Term, output: CodecOutput, batch: dict, modules: Mapping[str, nn.Module]) -> Tensor:
+    """A term's value for a subject's answer.
+
+    Args:
+        term: of an objective.
+        output: the answer.
+        batch: what was asked.
+        modules: {path: module}, for all that the term's ``uses`` name.
+
+    Raises:
+        ValueError: it is no scalar.
+    """
+    value = term(output, batch, *(modules[path] for path in term.uses))
+    if value.dim():
+        raise ValueError(
+            f"terms must be scalars, means over the batch: {type(term).__name__} gave one of shape "
+            f"{tuple(value.shape)}"
+        )
+    return value

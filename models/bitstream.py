@@ -23,13 +23,15 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from models.counted import counted
 from models.outputs import Bitstream, Layer
 
 MAGIC, VERSION = b"BIF1", 1
+SUFFIX = ".bif"
 MAX_SIDE = 1 << 16
 MAX_LAYERS = 127
 MAX_PIXELS = 1 << 27
-"""Of a picture that is decoded without further ado: 134 megapixels, 0.4 GB as 8-bit RGB."""
+"""Of a picture that is decoded unless its reader allows more: 134 megapixels, 0.4 GB as 8-bit RGB."""
 HAS_RATE = 0x80
 
 
@@ -159,10 +161,10 @@ def unpack(
             f"than the ones loaded ({model_id.hex()})"
         )
     if len(header.lengths) != len(layers):
-        raise BitstreamError(f"the file has {len(header.lengths)} layers, the codec {len(layers)}")
+        raise BitstreamError(f"the file has {counted(len(header.lengths), 'layer')}, the codec {len(layers)}")
     if len(data) > header.total:
         raise BitstreamError(
-            f"{len(data) - header.total} bytes follow the last layer: they belong to no .bif file"
+            f"{counted(len(data) - header.total, 'byte')} too many after the last layer: no .bif file has any"
         )
     strings: dict[str, bytes] = {}
     position = header.num_bytes
@@ -176,7 +178,7 @@ def unpack(
     if not strings:
         missing = header.num_bytes + header.lengths[0] - len(data)
         raise BitstreamError(
-            f"the file ends inside its first layer {layers[0].name!r}: {missing} bytes are missing"
+            f"the file ends inside its first layer {layers[0].name!r}: it lacks {counted(missing, 'byte')}"
         )
     # Only now is the size known to be what the encoder wrote.
     check_pixels(header.size, max_pixels)

@@ -1,5 +1,6 @@
 """The user's mistakes: one line that names the key, its value and the rule, a status, and no traceback."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -85,6 +87,14 @@ MISTAKES = {
     "unknown experiment": (["experiment=nope"], r"Could not find 'experiment/nope'.*quickstart"),
     "unknown codec": (["codec=nope"], r"Could not find 'codec/nope'.*mean_scale"),
     "no override at all": (["a b"], r"a b"),
+    "path that needs quotes": (
+        ["resume=multirun/q/lmbda=0.5"],
+        r"'resume=multirun/q/lmbda=0\.5' cannot be read .* in quotes .*, as in 'resume=\"multirun/q/lmbda=0\.5\"'",
+    ),
+    "path in a list that needs quotes": (
+        ["+codecs=[multirun/q/lmbda=0.5]"],
+        r"'\+codecs=\[multirun/q/lmbda=0\.5\]' cannot be read .*, as in 'codecs=\[\"runs/a=b\", jpeg\]'",
+    ),
     # Keys that Hydra lets pass.
     "added key": (["+fo=1"], r"unknown config key 'fo'"),
     "misspelt added key": (["+task_weight={identity: 1}"], r"did you mean 'task_weights'"),
@@ -282,7 +292,7 @@ def shrink_one(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "pattern"),
     [
-        (break_all, r"split 'train': none of 6 samples can be read, first: /.*/train/class_0/0\.png"),
+        (break_all, r"split 'train': no sample of 6 can be read, first: /.*/train/class_0/0\.png"),
         (shrink_one, r"split 'val': val/class_0/0\.png is 9x30, shorter than min_size \(=16\): remove"),
     ],
 )
@@ -311,17 +321,27 @@ def test_masks_that_do_not_fit(mask: np.ndarray, pattern: str, masks: Path, tmp_
 
 
 def test_some_unreadable_files_are_stepped_over_and_listed(folders: Path, tmp_path: Path) -> None:
-    for name in ("train/class_0/2.png", "train/class_1/3.png", "test/class_0/4.png"):
-        (folders / name).write_bytes((folders / name).read_bytes()[:100])
-    result = command(*ON_FOLDERS, f"data.root={folders}", f"run_dir={tmp_path / 'run'}")
+    """Whatever bytes their names and the folder's are made of; loops of links change nothing."""
+    root = folders.rename(tmp_path / os.fsdecode(b"fotos\xe9"))
+    (root / "train/class_0/2.png").rename(root / "train/class_0" / os.fsdecode(b"two\n\xe9.png"))
+    (root / "train/class_0/0.png").rename(root / "train/class_0" / os.fsdecode(b"good\xe9.png"))
+    (root / "train/class_0/up").symlink_to("..")
+    (root / "train/class_0/x.jxl").touch()
+    for name in (os.fsdecode(b"train/class_0/two\n\xe9.png"), "train/class_1/3.png", "test/class_0/4.png"):
+        (root / name).write_bytes((root / name).read_bytes()[:100])
+    result = command(*ON_FOLDERS, f'data.root="{root}"', f"run_dir={tmp_path / 'run'}")
     assert result.status == 0, result.stderr
+    assert (result.stdout + result.stderr).encode()
+    assert rf"{tmp_path}/fotos\xe9/train: left out: 1 .jxl, 1 links" in result.stderr
     listed = (tmp_path / "run/unreadable_files.txt").read_text().splitlines()
     # Each once, though 6 batches of 4 draw every one of 6 files several times.
-    assert sorted(line.split(":")[0].removeprefix(f"{folders}/") for line in listed) == [
+    assert sorted(line.split(":")[0].removeprefix(rf"{tmp_path}/fotos\xe9/") for line in listed) == [
         "test/class_0/4.png",
-        "train/class_0/2.png",
+        r"train/class_0/two\n\xe9.png",
         "train/class_1/3.png",
     ]
+    # What the run keeps of its config is the folder itself.
+    assert OmegaConf.load(tmp_path / "run/config.yaml").data.root == str(root)
 
 
 def test_too_many_unreadable_files_end_the_run(folders: Path, tmp_path: Path) -> None:

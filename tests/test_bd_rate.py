@@ -184,8 +184,8 @@ def test_lower_is_better() -> None:
     [
         (([0.1, 0.2], [20.0, 21.0]), "share 0% of the narrower one's quality range, and 25% is the least"),
         (([0.1, 0.2], [20.0, 29.0]), "share 11%"),
-        (([0.1], [30.0]), "the codec has one point with a positive rate, and a curve needs 2"),
-        (([0.1, -0.2], [30.0, 31.0]), "the codec has one point"),
+        (([0.1], [30.0]), "the codec has 1 point with a positive rate, and a curve needs 2"),
+        (([0.1, -0.2], [30.0, 31.0]), "the codec has 1 point"),
         (([0.1, 0.2, 0.3], [32.0, 31.0, 30.0]), "the codec's quality does not rise with rate"),
     ],
 )

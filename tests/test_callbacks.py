@@ -24,9 +24,8 @@ from callbacks.csv_logger import RunCSV
 from callbacks.ema import EMA, RAW_WEIGHTS
 from callbacks.fixed_images import FixedImages
 from callbacks.latent_statistics import LatentStatistics, bits_by_channel
-from callbacks.modes import evaluating
 from callbacks.non_finite import StopOnNonFinite
-from callbacks.pictures import show, to_uint8
+from callbacks.pictures import show
 from callbacks.reconstructions import Reconstructions
 from callbacks.tiles import Row, Tile, fit, grid, heat
 from callbacks.training_log import TrainingLog
@@ -46,7 +45,9 @@ from losses.term import Term
 from models.codecs.hyperprior import MeanScaleHyperprior
 from models.codecs.identity import Identity
 from models.entropy.tables import is_table
+from models.modes import evaluating
 from models.outputs import CodecOutput
+from pictures.writing import to_uint8
 from tasks.classification import Classification
 
 NUM_BATCHES = 6

@@ -1,11 +1,13 @@
 """codec.py: what a user types, and what becomes of it."""
 
 import errno
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +18,16 @@ from PIL import Image
 from torch import nn
 
 import codec as command
-from files import batch
+from files import batch, writing
 from files.analysing import decode_for
 from files.arguments import MAX_PIXELS as DEFAULT
 from files.inputs import InputFile, find
-from files.writing import targets, write_whole
+from files.writing import targets
 from models import bitstream
 from models.pretrained import Pretrained, load, save_pretrained
 from models.pretrained.assemble import StoredLabel, assemble
 from models.pretrained.construct import construct
+from models.pretrained.whole_file import write_whole
 from tasks.classification import Classification
 from tests.conftest import CONFIGS, component, tiny_codec
 
@@ -293,7 +296,11 @@ def test_info(model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "cut.bif").write_bytes(data[:-1])
     (tmp_path / "bad.bif").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     (tmp_path / "more.bif").write_bytes(data + b"x")
-    for name, words in (("cut", "cut off"), ("bad", "damaged"), ("more", "1 bytes follow the last layer")):
+    for name, words in (
+        ("cut", "cut off"),
+        ("bad", "damaged"),
+        ("more", "1 byte too many after the last layer"),
+    ):
         assert run("info", tmp_path / f"{name}.bif") == 2
         assert words in capsys.readouterr().out
     assert run("info", photos / "a.png", tmp_path / "a.bif") == 2
@@ -422,19 +429,123 @@ def test_inputs_of_one_name_keep_their_suffix(tmp_path: Path) -> None:
     def named(*names: str) -> list[InputFile]:
         return [InputFile(tmp_path / name, Path(name)) for name in names]
 
-    assert targets(named("a.png", "b.png"), Path("o"), ".bif") == [Path("o/a.bif"), Path("o/b.bif")]
-    assert targets(named("a.png", "A.jpg", "b.png"), Path("o"), ".bif") == [
-        Path("o/a.png.bif"),
-        Path("o/A.jpg.bif"),
-        Path("o/b.bif"),
+    def outputs(*names: str) -> list[Path]:
+        paths, refused = targets(named(*names), Path("o"), ".bif")
+        assert not refused
+        return paths
+
+    assert outputs("a.png", "b.png") == [Path("o/a.bif"), Path("o/b.bif")]
+    assert outputs("a.png", "a.jpg", "b.png") == [Path("o/a.png.bif"), Path("o/a.jpg.bif"), Path("o/b.bif")]
+    assert outputs("x.v2.png") == [Path("o/x.v2.bif")]
+    assert outputs("x/a.png", "y/a.png") == [Path("o/x/a.bif"), Path("o/y/a.bif")]
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_upper_and_lower_case_are_one_name_where_the_file_system_says_so(
+    apart: bool, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("x.png", "X.png", "B.png"):
+        (photos / name).write_bytes((photos / "a.png").read_bytes())
+    if apart and len({path.name.lower() for path in photos.iterdir()}) < len(list(photos.iterdir())):
+        assert writing._tells_case_apart(tmp_path)
+    monkeypatch.setattr(writing, "_tells_case_apart", lambda folder: apart)
+    status = run("compress", "jpeg", photos, "-o", tmp_path / "out")
+    err = capsys.readouterr().err
+    if apart:
+        assert status == 0
+        assert tree(tmp_path / "out") == {"a.jpg", "b.jpg", "B.jpg", "x.jpg", "X.jpg", "more/c.jpg"}
+    else:
+        # b.jpg and B.png keep their suffix, x.png and X.png have the same one.
+        assert status == 2
+        assert tree(tmp_path / "out") == {"a.jpg", "b.jpg.jpg", "B.png.jpg", "more/c.jpg"}
+        first, second, count = err.splitlines()
+        assert first.startswith(f"{photos / 'X.png'}: error: {photos / 'x.png'} would become")
+        assert second.startswith(f"{photos / 'x.png'}: error: {photos / 'X.png'} would become")
+        assert count == "6 files: 4 done, 2 failed"
+
+
+def test_a_collision_concerns_its_own_files(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (photos / "more/a.png").write_bytes((photos / "a.png").read_bytes())
+    inputs = (photos / "a.png", photos / "b.jpg", photos / "more/a.png")
+    assert run("compress", "webp", *inputs, "-o", tmp_path / "out") == 2
+    assert tree(tmp_path / "out") == {"b.webp"}
+    err = capsys.readouterr().err
+    assert err.count("use two calls with two output folders, or rename one of them") == 2
+    assert f"{inputs[0]}: error: {inputs[2]} would become {tmp_path / 'out/a.png.webp'} too" in err
+    # An input that would be overwritten keeps no other from being done either.
+    assert run("compress", "jpeg", photos / "a.png", photos / "b.jpg", "-o", photos) == 2
+    assert (photos / "a.jpg").is_file()
+    assert f"b.jpg: error: {photos / 'b.jpg'} is an input and would be overwritten" in capsys.readouterr().err
+
+
+def test_links_are_followed_once(photos: Path, tmp_path: Path) -> None:
+    (photos / "more/up").symlink_to("..")
+    (photos / "again").symlink_to("more")
+    (tmp_path / "photos2").symlink_to("photos")
+    assert run("compress", "webp", photos, tmp_path / "photos2", "-o", tmp_path / "out") == 0
+    assert tree(tmp_path / "out") == {"a.webp", "b.webp", "more/c.webp"}
+
+
+def test_what_a_folder_holds_and_is_left_out_is_told(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("d.jxl", "more/e.jxl", "f.psd"):
+        (photos / name).touch()
+    assert run("compress", "webp", photos, "-o", tmp_path) == 0
+    assert f"{photos}: left out: 2 .jxl, 1 .psd\n" in capsys.readouterr().err
+
+
+def test_file_names_are_bytes(model: str, photos: Path, tmp_path: Path) -> None:
+    """One that is no UTF-8, and one of two lines; the streams refuse what they cannot encode."""
+    for name in (b"caf\xe9.png", b"two\nlines.png", b"b\xe9.jpg"):
+        source = "a.png" if name.endswith(b"png") else "b.jpg"
+        (photos / os.fsdecode(name)).write_bytes((photos / source).read_bytes())
+    (photos / os.fsdecode(b"bad\xff\n.png")).write_bytes(b"?")
+
+    def call(*arguments: object) -> tuple[list[str], list[str]]:
+        streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", errors="strict") for _ in range(2)]
+        with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+            run(*arguments)
+            for stream in streams:
+                stream.flush()
+        return tuple(stream.buffer.getvalue().decode().splitlines() for stream in streams)
+
+    out, err = call("compress", model, photos, "-o", tmp_path / "bif")
+    assert err == [
+        rf"{photos}/bad\xff\n.png: error: not a picture in a format that is known here",
+        "7 files: 6 done, 1 failed",
     ]
-    assert targets(named("x.v2.png"), Path("o"), ".bif") == [Path("o/x.v2.bif")]
-    assert targets(named("x/a.png", "y/a.png"), Path("o"), ".bif") == [Path("o/x/a.bif"), Path("o/y/a.bif")]
-    same = [InputFile(tmp_path / "x/a.png", Path("a.png")), InputFile(tmp_path / "y/a.png", Path("a.png"))]
-    with pytest.raises(ValueError, match="x/a.png and .*y/a.png would both become o/a.png.bif"):
-        targets(same, Path("o"), ".bif")
-    with pytest.raises(ValueError, match="would both become"):
-        targets(named("a.png", "a.jpg", "a.png.tif"), Path("o"), ".bif")
+    names = ["a.png", "b.jpg", r"b\xe9.jpg", r"caf\xe9.png", "more/c.webp", r"two\nlines.png"]
+    assert [line.split()[0] for line in out] == names
+    assert {os.fsencode(path.name) for path in (tmp_path / "bif").iterdir()} >= {
+        b"caf\xe9.bif",
+        b"two\nlines.bif",
+    }
+    out, err = call("decompress", model, tmp_path / "bif", "-o", tmp_path / "png")
+    assert (len(out), err) == (6, ["6 files: 6 done"])
+    (tmp_path / "bif" / os.fsdecode(b"bad\xff.bif")).write_bytes(b"?")
+    out, err = call("analyze", model, tmp_path / "bif", "--save-maps", tmp_path / "maps", "--tasks", "parts")
+    lines = [json.loads(line) for line in out]
+    assert [Path(line["file"]).name for line in lines if "error" in line] == [r"bad\xff.bif"]
+    assert rf"{tmp_path}/maps/caf\xe9.bif.parts.png" in [
+        line["tasks"]["parts"]["map"] for line in lines if "tasks" in line
+    ]
+    out, err = call("info", tmp_path / "bif")
+    assert sum("Bifocal file" in line for line in out) == 6
+
+
+def test_maps_of_one_name_are_errors(
+    model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for folder in ("x", "y"):
+        assert run("compress", model, photos / "a.png", "-o", tmp_path / folder) == 0
+    files = tmp_path / "x/a.bif", tmp_path / "y/a.bif"
+    capsys.readouterr()
+    assert run("analyze", model, *files, "--save-maps", tmp_path / "maps") == 2
+    assert all("would become" in json.loads(line)["error"] for line in capsys.readouterr().out.splitlines())
+    assert not (tmp_path / "maps").exists()
 
 
 def test_files_are_found_once_each(photos: Path) -> None:
@@ -528,7 +639,7 @@ def test_unknown_tasks_are_told(model: str, capsys: pytest.CaptureFixture) -> No
 
 def test_too_many_pixels(model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert run("compress", model, photos / "a.png", "-o", tmp_path, "--max-pixels", 6299) == 2
-    assert "70 x 90 pixels are more than the limit of 6299 (--max-pixels)" in capsys.readouterr().err
+    assert "70 x 90 pixels are more than the limit max_pixels=6299: raise it" in capsys.readouterr().err
     assert run("compress", model, photos / "a.png", "-o", tmp_path, "--max-pixels", 6300) == 0
     for name, path in ((model, tmp_path / "a.bif"), ("jpeg", photos / "b.jpg")):
         assert run("decompress", name, path, "-o", tmp_path / "p", "--max-pixels", 1000) == 2

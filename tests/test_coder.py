@@ -18,7 +18,8 @@ from models.bitstream import BitstreamError
 from models.entropy import rans, tables
 from models.entropy.coder import CompressAIDecoder, Decoder, Encoder, TableCache, Tables, fingerprint
 from models.entropy.factorized import Factorized
-from models.entropy.scale_index import ScaleIndex, compressai_table, fine_table
+from models.entropy.scale_index import ScaleIndex
+from models.entropy.scale_table import compressai_table, fine_table
 from models.entropy.stream import Reader, Writer, in_threads
 
 INT32 = np.iinfo(np.int32)

@@ -1,6 +1,7 @@
 """The record ``coding``: what it measures on codecs small enough to test, and how its figures follow from its rows."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,21 +22,37 @@ from tests.conftest import tiny_codec
 from tests.drawn_pictures import as_tensor, drawn
 from tests.test_entropy_exact import own, wrapped
 
+SPREAD = {
+    "trained_coder_encode_speedup",
+    "trained_coder_decode_speedup",
+    "trained_encode_speedup_fp32",
+    "trained_decode_speedup_fp32",
+    "trained_encode_speedup_bf16",
+    "trained_decode_speedup_bf16",
+    "trained_bytes_saved_percent",
+    "analyze_time_ratio",
+}
 KEYS = {
-    "wrong_photos",
-    "coder_encode_speedup",
-    "coder_decode_speedup",
+    *SPREAD,
+    *(f"{name}_{end}" for name in SPREAD for end in ("low", "high")),
+    "trained_photos",
+    "briefly_trained_coder_encode_speedup",
+    "briefly_trained_coder_decode_speedup",
+    "briefly_trained_encode_speedup_fp32",
+    "briefly_trained_decode_speedup_fp32",
+    "briefly_trained_encode_speedup_bf16",
+    "briefly_trained_decode_speedup_bf16",
+    "briefly_trained_elic_time_ratio",
+    "briefly_trained_ar_decode_speedup",
     "bytes_vs_compressai_percent",
     "over_ideal_percent",
-    "encode_speedup_fp32",
-    "decode_speedup_fp32",
-    "encode_speedup_bf16",
-    "decode_speedup_bf16",
-    "elic_time_ratio",
-    "ar_decode_speedup",
+    "determinism_ways",
+    "determinism_codecs",
+    "wrong_photos",
+    "fuzz_codecs",
     "fuzz_files",
+    "fuzz_files_trained",
     "fuzz_failures",
-    "analyze_time_ratio",
     "bif_overhead_bytes",
     "max_psnr_difference_to_compressai",
     "max_estimated_bpp_difference_to_compressai",
@@ -51,43 +68,74 @@ def tool(psnr: float, estimated_bpp: float, bpp: float) -> dict[str, float]:
     return {"psnr": psnr, "estimated_bpp": estimated_bpp, "bpp": bpp}
 
 
+def both(encode: float, decode: float) -> dict[str, float]:
+    return {"encode": encode, "decode": decode, "both": 2 / (1 / encode + 1 / decode)}
+
+
 def rows() -> list[dict[str, Any]]:
-    fp32 = {"encode": 1.5, "decode": 1.75, "both": 1.6}
+    """Three photos of the trained model, one of the others."""
+    trained = [
+        row
+        for number, ours in enumerate((396, 392, 399))
+        for row in (
+            {"kind": "y", "codec": coding.TRAINED, "speedup": both(7.0 + number, 17.0 - number)},
+            whole(coding.TRAINED, 990, fp32=both(2.0 + number, 5.0), bf16=both(3.0, 9.0 - number)),
+            {"kind": "bytes", "codec": coding.TRAINED, "bytes": {"compressai": 400, "ours": ours}},
+            {"kind": "analyze", "accelerated": False, "ratio": 0.1},
+            {"kind": "analyze", "accelerated": True, "ratio": 0.3 - 0.1 * number},
+        )
+    ]
     return [
-        {"kind": "y", "codec": "bmshj2018-hyperprior", "speedup": {"encode": 9.0, "decode": 10.0}},
-        {"kind": "y", "codec": "other", "speedup": {"encode": 1.0, "decode": 1.0}},
-        whole("bmshj2018-hyperprior", 990, fp32=fp32, bf16={"encode": 2.5, "decode": 3.0, "both": 2.7}),
-        whole("mbt2018", 980, fp32={"encode": 2.0, "decode": 4.0, "both": 3.0}),
+        *trained,
+        {"kind": "y", "codec": "bmshj2018-hyperprior", "speedup": both(19.0, 20.0)},
+        whole("bmshj2018-hyperprior", 950, fp32=both(1.5, 1.75), bf16=both(2.5, 3.0)),
+        whole("mbt2018", 980, fp32=both(2.0, 4.0)),
         whole("elic2022-official", 995, fp32={"encode": 0.5, "decode": 1.0, "both": 0.8}),
-        {"kind": "bytes", "codec": "other", "bytes": {"compressai": 400, "ours": 399}},
+        {"kind": "bytes", "codec": "bmshj2018-hyperprior", "bytes": {"compressai": 400, "ours": 300}},
         {"kind": "ideal", "over_percent": 0.02},
         {"kind": "ideal", "over_percent": 0.05},
         {"kind": "file", "overhead": 19},
         {"kind": "file", "overhead": 20},
         {"kind": "tool", "compressai": tool(30.0, 0.5, 0.51), "ours": tool(30.5, 0.5, 0.5)},
         {"kind": "tool", "compressai": tool(31.0, 0.25, 0.26), "ours": tool(31.0, 0.5, 0.26)},
-        {"kind": "analyze", "accelerated": False, "ratio": 0.1},
-        {"kind": "analyze", "accelerated": True, "ratio": 0.3},
-        {"kind": "star", "wrong": 0},
-        {"kind": "star", "wrong": 2},
-        {"kind": "star", "wrong": 1},
-        {"kind": "fuzz", "files": 60, "failure": 1},
-        {"kind": "fuzz", "files": 40, "failure": 0},
+        {"kind": "star", "codec": "a", "way": "1 thread", "differs_in": [], "wrong": 0},
+        {"kind": "star", "codec": "a", "way": "batch 4", "differs_in": ["batch"], "wrong": 2},
+        {"kind": "star", "codec": "b", "way": "batch 4", "differs_in": ["batch"], "wrong": 1},
+        {"kind": "fuzz", "trained": True, "files": 60, "failure": 1},
+        {"kind": "fuzz", "trained": False, "files": 40, "failure": 0},
+        {"kind": "section", "section": "coder", "seconds": 3.0},
     ]
 
 
-def test_figures_are_the_issue_s_and_the_worst_where_there_are_several() -> None:
+def test_headlines_are_the_trained_model_s_over_all_photos() -> None:
+    """Median, lowest and highest; neither a photo nor an untrained codec stands for all."""
+    found = coding.figures(rows())
+
+    def spread(name: str) -> list[float | None]:
+        return [found[f"trained_{name}{end}"] for end in ("", "_low", "_high")]
+
+    assert spread("coder_encode_speedup") == [8.0, 7.0, 9.0]
+    assert spread("coder_decode_speedup") == [16.0, 15.0, 17.0]
+    assert spread("encode_speedup_fp32") == [3.0, 2.0, 4.0]
+    assert spread("decode_speedup_bf16") == [8.0, 7.0, 9.0]
+    assert spread("bytes_saved_percent") == pytest.approx([1.0, 0.25, 2.0])
+    assert found["trained_photos"] == 3
+    assert found["briefly_trained_coder_encode_speedup"] == 19.0
+    assert found["briefly_trained_decode_speedup_fp32"] == 1.75
+    assert found["briefly_trained_elic_time_ratio"] == 1.25
+    assert found["briefly_trained_ar_decode_speedup"] == 4.0
+
+
+def test_other_figures_are_the_worst_where_there_are_several() -> None:
     found = coding.figures(rows())
     assert set(found) == KEYS
-    assert found["wrong_photos"] == 3
-    assert (found["coder_encode_speedup"], found["coder_decode_speedup"]) == (9.0, 10.0)
+    assert (found["wrong_photos"], found["determinism_ways"], found["determinism_codecs"]) == (3, 1, 2)
     assert found["bytes_vs_compressai_percent"] == pytest.approx(-0.25)
     assert found["over_ideal_percent"] == 0.05
-    assert (found["encode_speedup_fp32"], found["decode_speedup_bf16"]) == (1.5, 3.0)
-    assert found["elic_time_ratio"] == 1.25
-    assert found["ar_decode_speedup"] == 4.0
-    assert (found["fuzz_files"], found["fuzz_failures"]) == (100, 1)
-    assert (found["analyze_time_ratio"], found["bif_overhead_bytes"]) == (0.3, 20)
+    assert (found["fuzz_codecs"], found["fuzz_files"], found["fuzz_files_trained"]) == (2, 100, 60)
+    assert found["fuzz_failures"] == 1
+    assert found["analyze_time_ratio"] == pytest.approx(0.2)
+    assert found["bif_overhead_bytes"] == 20
     assert found["max_psnr_difference_to_compressai"] == 0.5
     assert found["max_estimated_bpp_difference_to_compressai"] == 0.25
     assert found["max_bpp_difference_to_compressai"] == pytest.approx(0.01)
@@ -95,10 +143,94 @@ def test_figures_are_the_issue_s_and_the_worst_where_there_are_several() -> None
 
 def test_without_instructions_bf16_is_null() -> None:
     kept = rows()
-    del kept[2]["speedup"]["bf16"]
+    for row in kept:
+        row.get("speedup", {}).pop("bf16", None)
     found = coding.figures(kept)
-    assert found["encode_speedup_bf16"] is found["decode_speedup_bf16"] is None
-    assert found["decode_speedup_fp32"] == 1.75
+    assert found["trained_encode_speedup_bf16"] is found["trained_decode_speedup_bf16_high"] is None
+    assert found["briefly_trained_decode_speedup_bf16"] is None
+    assert found["trained_encode_speedup_fp32"] == 3.0
+
+
+@pytest.fixture
+def nothing_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(record, "KEPT", tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def test_a_section_is_measured_once_for_the_same_settings(nothing_kept: Path) -> None:
+    calls: list[int] = []
+
+    def measure() -> Iterator[dict[str, Any]]:
+        calls.append(len(calls))
+        yield {"kind": "y", "call": len(calls), "size": (4, 6)}
+
+    first, seconds = record.section("coding", "star MODEL", measure, [12, "a"])
+    assert first == [{"kind": "y", "call": 1, "size": [4, 6]}]
+    assert record.section("coding", "star MODEL", measure, [12, "a"]) == (first, seconds)
+    assert record.section("coding", "star MODEL", measure, [13, "a"])[0][0]["call"] == 2
+    assert record.section("coding", "other", measure, [12, "a"])[0][0]["call"] == 3
+    assert len(calls) == 3
+
+
+def test_a_section_that_fails_is_measured_again(nothing_kept: Path) -> None:
+    def measure() -> Iterator[dict[str, Any]]:
+        yield {"kind": "y"}
+        if fails:
+            raise RuntimeError("stopped")
+
+    fails = [True]
+    with pytest.raises(RuntimeError, match="stopped"):
+        record.section("coding", "coder", measure)
+    assert not list(nothing_kept.rglob("*.json"))
+    fails.clear()
+    assert record.section("coding", "coder", measure)[0] == [{"kind": "y"}]
+
+
+def test_other_code_is_measured_again(nothing_kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = record.kept("coding", "coder")
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "rans.py"))
+    # What runs is what was imported.
+    assert record.kept("coding", "coder") == before
+    monkeypatch.setattr(record, "code", record.code.__wrapped__)
+    assert record.kept("coding", "coder") != before
+
+
+def test_sections_go_by_name(nothing_kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--only`` keeps its sections for the call that writes the record; nothing else is measured."""
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    asked: list[tuple[str, int]] = []
+
+    def fuzz(name: str, *, files: int, seconds: float) -> dict[str, Any]:
+        asked.append((name, files))
+        return {"codec": name, "trained": False, "files": files, "failure": 0}
+
+    monkeypatch.setattr(coding.fuzz, "fuzz", fuzz)
+    command = ["--photos", str(tmp_path), "--fuzz-files", "24", "--only", "fuzz three_layers"]
+    coding.main(command)
+    coding.main(command)
+    assert asked == [("three_layers", -(-24 // len(coding.fuzz.CODECS)))]
+    assert not list(tmp_path.glob("*.json"))
+    with pytest.raises(
+        ValueError, match="--only stars: the sections are model, coder, .*, fuzz three_layers"
+    ):
+        coding.main(["--photos", str(tmp_path), "--only", "stars"])
+    with pytest.raises(ValueError, match=r"there is no .*nowhere"):
+        coding.main(["--photos", str(tmp_path / "nowhere")])
+
+
+def test_the_trained_model_is_measured_on_every_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in range(2):
+        Image.fromarray(drawn(64, 128, place)).save(tmp_path / f"{place}.png")
+    effort = coding.Effort(2, 1, (), 0, 0.0, threads=1, steps=1)
+    subjects = coding.Subjects(tmp_path, Path("MODEL"), effort)
+    vars(subjects).update(exported=wrapped("mbt2018-mean"))
+    monkeypatch.setattr(subjects, "briefly", lambda architecture: wrapped("bmshj2018-hyperprior"))
+    for section in (coding.coder, coding.whole):
+        found = [row["photo"] for row in section(subjects) if row["codec"] == coding.TRAINED]
+        assert found == [0, 1]
 
 
 def test_figures_are_derived_again(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,15 +343,16 @@ def test_a_trained_codec_becomes_compressai_s(picture: Tensor) -> None:
 
 
 def test_short_trainings_are_kept(tmp_path) -> None:
-    photos, weights = tmp_path / "photos", tmp_path / "weights"
+    photos, weights = tmp_path / "photos", tmp_path / "weights" / "a.safetensors"
     photos.mkdir()
     Image.fromarray(drawn(140, 150)).save(photos / "a.png")
     architecture = Architecture("bmshj2018-hyperprior", {"N": 8, "M": 12}, 2)
-    first = coding.trained(architecture, photos, weights, num_threads=1)
+    first = coding.trained(architecture, photos, weights, num_threads=1, most_steps=300)
+    torch.manual_seed(0)
     untrained = CompressAICodec(architecture.name, architecture.arguments)
     assert not torch.equal(first.model.g_a[0].weight, untrained.model.g_a[0].weight)
     (photos / "a.png").unlink()
-    again = coding.trained(architecture, photos, weights, num_threads=1)
+    again = coding.trained(architecture, photos, weights, num_threads=1, most_steps=300)
     for key, value in first.model.named_parameters():
         assert torch.equal(value, again.model.get_parameter(key))
     assert not again.training

@@ -146,7 +146,7 @@ def test_pairs_without_a_number_say_why() -> None:
     sim.add("originals", gain=100, rates=(24.0,), uncompressed=True)
     rows = sim.compare("hevc")["rows"]
     assert {r["codec"] for r in rows} == {"default", "far"}  # the bound is no competitor
-    for codec, reason in (("default", "the codec has one point"), ("far", "the curves share 0%")):
+    for codec, reason in (("default", "the codec has 1 point"), ("far", "the curves share 0%")):
         row = pick(rows, codec=codec, rate_axis="bpp")
         assert (row["bd_rate_percent"], row["ci95"]) == (None, None)
         assert reason in row["reason"]

@@ -17,7 +17,7 @@ from models.entropy.factorized import Factorized
 from models.entropy.hyperprior import Hyperprior
 from models.entropy.latent_codec import LatentCodec, own_shape
 from models.entropy.noise import salt_of, sample_keys
-from models.entropy.scale_index import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
+from models.entropy.scale_table import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
 from models.transforms.attention import TokenParameters
 from models.transforms.convolutional import hyper_analysis, hyper_synthesis
 

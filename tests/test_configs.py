@@ -77,10 +77,9 @@ def test_components_compose_and_bind(file: Path) -> None:
     group, name = (file.parts[0], file.stem) if len(file.parts) > 1 else (None, None)
     places = {"task": f"+task@tasks.extra={name}", "stage": f"+stage@schedule.extra={name}"}
     places["network"] = f"+network@networks.extra={name}"
-    places["objective"] = f"+objective@schedule.joint.updates.extra.objective={name}"
+    places["objective"] = f"objective@schedule.joint.updates.main.objective={name}"
+    places["update"] = f"update@schedule.joint.updates.main={name}"
     overrides = [] if group is None else [places.get(group, f"{group}={name}")]
-    if group == "objective":
-        overrides = [f"objective@schedule.joint.updates.main.objective={name}"]
     config = compose_config(*overrides)
     assert not binding_errors(config)
 

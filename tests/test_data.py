@@ -1,6 +1,7 @@
 """Data sets on disk: every layout is read back as written, and bad input says what to do."""
 
 import inspect
+import os
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +56,11 @@ def test_damaged_image_files(tmp_path):
     (batch,) = stage_batches(module, num_batches=1)
     assert len(batch["id"]) == 4
     assert "train/1.jpg" not in batch["id"]
-    assert any("1.jpg: image file is truncated" in reason for reason in batch["skipped"])
+    assert any("1.jpg: damaged picture: image file is truncated" in reason for reason in batch["skipped"])
     batches = list(module.test_dataloader())
     assert [batch.get("id") for batch in batches] == [["test/0.png"], ["test/1.png"], None, None]
     assert "2.png" in batches[2]["skipped"][0]
-    assert "3.png: cannot identify image file" in batches[3]["skipped"][0]
+    assert "3.png: not a picture in a format that is known here" in batches[3]["skipped"][0]
     damaged = module.check(["train", "test"])
     assert [len(damaged["train"]), len(damaged["test"])] == [1, 2]
 
@@ -129,8 +130,7 @@ def test_image_folder_reads_every_mode(tmp_path):
     Image.fromarray(pixels(0)).quantize(64).save(tmp_path / "p.png")
     assert read_image(tmp_path / "p.png").shape == (3, 24, 32)
     write(tmp_path / "deep.png", grey.astype(np.uint16) * 257)
-    with pytest.raises(UnreadableSample, match=r"deep.png: pixels are of mode I.*must be 8-bit"):
-        read_image(tmp_path / "deep.png")
+    np.testing.assert_array_equal(as_array(read_image(tmp_path / "deep.png"))[..., 1], grey)
 
 
 def test_exif_orientation_is_obeyed_or_not(tmp_path):
@@ -230,6 +230,48 @@ def test_segmentation_listing_chooses_and_orders(tmp_path, listing):
     assert [source.name(index) for index in range(len(source))] == ["train/f.2.png", "train/f.0.png"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_segmentation_listings_as_people_write_them(tmp_path, encoding, end):
+    images = ("my photo 1.png", "a b/c.tif", "d.tiff", "Ü.jpg", "photo.2.bmp", "left.png")
+    for name in images:
+        write(tmp_path / "train" / name, pixels(0))
+        write(tmp_path / "trainannot" / Path(name).with_suffix(".png"), np.zeros((24, 32), np.uint8))
+    lines = [
+        "my photo 1.png",
+        "/SegNet/train/a b/c.tif /SegNet/trainannot/a b/c.png",
+        "d.tif 3",
+        "Ü",
+        "",
+        "./photo.2\ttrainannot/photo.2.png  ",
+    ]
+    (tmp_path / "train.txt").write_bytes(end.join(lines).encode(encoding))
+    source = segmentation(tmp_path).split("train")
+    assert [source.name(index) for index in range(len(source))] == [f"train/{name}" for name in images[:-1]]
+    assert all(read_checked(source, index)["mask"].shape == (24, 32) for index in range(len(source)))
+    (tmp_path / "train.txt").write_text("my photo 1.png\nmy photo 2.png\n")
+    with pytest.raises(ValueError, match=r"train.txt' names 'my photo 2.png', but .* holds no such image"):
+        segmentation(tmp_path).split("train")
+
+
+def test_two_images_of_one_stem_are_never_dropped(tmp_path):
+    write_masks(tmp_path)
+    Image.fromarray(pixels(0)).save(tmp_path / "train/f.0.jpg")
+    problem = r"train' holds f.0.jpg and f.0.png, which would share one mask: keep one of them"
+    with pytest.raises(ValueError, match=problem):
+        segmentation(tmp_path).split("train")
+    (tmp_path / "train.txt").write_text("f.1\nf.0\n")
+    with pytest.raises(ValueError, match=problem):
+        segmentation(tmp_path).split("train")
+    # Where the listing says which, there is nothing to guess.
+    (tmp_path / "train.txt").write_text("f.1\nf.0.jpg\n")
+    source = segmentation(tmp_path).split("train")
+    assert [source.name(index) for index in range(len(source))] == ["train/f.1.png", "train/f.0.jpg"]
+    (tmp_path / "train.txt").write_text("f.0.png\nf.0.jpg\n")
+    with pytest.raises(ValueError, match=r"f.0.png and f.0.jpg, which would share one mask"):
+        segmentation(tmp_path).split("train")
+
+
 def test_masks_fit_the_stored_pixels_of_turned_photos(tmp_path):
     write_masks(tmp_path)
     exif = Image.Exif()
@@ -302,7 +344,7 @@ def test_image_folder_says_what_is_missing(tmp_path):
     def folder(**options):
         return ImageFolder(tmp_path, batch_size=1, **options)
 
-    with pytest.raises(ValueError, match="gives split 'train' none of its 0 images"):
+    with pytest.raises(ValueError, match=r"gives split 'train' none of its images \(found: 0\)"):
         folder().check()
     (tmp_path / "train").mkdir()
     with pytest.raises(ValueError, match="train' of split 'train' holds no image files"):
@@ -355,6 +397,88 @@ def test_segmentation_folders_say_what_is_missing(tmp_path):
         segmentation(tmp_path, names=[])
     with pytest.raises(ValueError, match=r"mirror holds \(0, 3\), must be pairs of indices within 0..2"):
         segmentation(tmp_path, mirror=[[0, 3]])
+
+
+# Links, names, and what is left out
+
+
+def names_of(source):
+    return [source.name(index) for index in range(len(source))]
+
+
+def test_loops_of_links_count_every_picture_once(tmp_path):
+    """And bring no split, and no class, into another."""
+    write_classes(tmp_path, "train", {"ape": 2, "zebra": 2})
+    write_classes(tmp_path, "test", {"ape": 1, "zebra": 1})
+    for folder, target in (("train/ape", "../.."), ("train/ape", ".."), ("train", "."), ("test/zebra", "..")):
+        (tmp_path / folder / f"to{target.replace('/', '')}").symlink_to(target)
+    train = [f"train/{name}/{number}.png" for name in ("ape", "zebra") for number in range(2)]
+    assert names_of(ImageFolder(tmp_path, batch_size=1).split("train")) == train
+    (tmp_path / "train/to.").unlink()  # it would be a class
+    source = ClassFolders(tmp_path, batch_size=1, val_fraction=0.01).split("train")
+    assert names_of(source) == train
+    assert source.classes == [0, 0, 1, 1]
+    write_masks(tmp_path / "streets")
+    (tmp_path / "streets/train/up").symlink_to("..")
+    assert len(segmentation(tmp_path / "streets").split("train")) == 3
+    flat = ImageFolder(tmp_path / "streets/train", batch_size=1, split_fractions=(0, 0, 1)).split("test")
+    assert names_of(flat) == ["f.0.png", "f.1.png", "f.2.png"]
+
+
+def test_class_folders_may_be_links(tmp_path):
+    write_classes(tmp_path, "pool", {"ape": 2, "zebra": 1})
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for name in ("ape", "zebra"):
+            (tmp_path / split / name).symlink_to(f"../pool/{name}")
+    source = ClassFolders(tmp_path, batch_size=1).split("test")
+    assert names_of(source) == ["test/ape/0.png", "test/ape/1.png", "test/zebra/0.png"]
+
+
+def test_names_that_are_no_utf8_are_read_and_shown(tmp_path):
+    name = os.fsdecode(b"caf\xe9\n.png")
+    for folder in ("images", "train/k\udce9y", "test/k\udce9y", "masks/train"):
+        write(tmp_path / folder / name, pixels(0))
+    write(tmp_path / "masks/trainannot" / name, np.zeros((24, 32), np.uint8))
+    (tmp_path / "masks/train.txt").write_bytes(b"caf\xe9\n")
+    for module, split, expected in (
+        (ImageFolder(tmp_path / "images", batch_size=1, split_fractions=(0, 0, 1)), "test", r"caf\xe9\n.png"),
+        (ClassFolders(tmp_path, batch_size=1), "test", r"test/k\xe9y/caf\xe9\n.png"),
+    ):
+        source = module.split(split)
+        assert names_of(source) == [expected]
+        np.testing.assert_array_equal(as_array(read_checked(source, 0)["image"]), pixels(0))
+    assert module.labels["class"].names == (r"k\xe9y",)
+    for folder, suffix in (("train", ".png"), ("trainannot", ".png")):
+        file = tmp_path / "masks" / folder / name
+        file.rename(file.with_name(os.fsdecode(b"caf\xe9" + suffix.encode())))
+    assert names_of(segmentation(tmp_path / "masks").split("train")) == [r"train/caf\xe9.png"]
+    (tmp_path / "images" / name).write_bytes(b"?")
+    with pytest.raises(UnreadableSample, match=r"images/caf\\xe9\\n.png: not a picture"):
+        ImageFolder(tmp_path / "images", batch_size=1, split_fractions=(0, 0, 1)).split("test").read(0)
+    assert 0 <= place_in_split(name) < 1
+
+
+def test_what_is_left_out_is_told_once(tmp_path, capsys):
+    for number in range(20):
+        write(tmp_path / "flat" / f"{number}.png", pixels(number))
+    for name in ("a.jxl", "sub/b.jxl", "c.svg", "notes.txt", ".d.jxl"):
+        (tmp_path / "flat" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "flat" / name).touch()
+    line = f"{tmp_path / 'flat'}: left out: 2 .jxl, 1 .svg"
+    module = ImageFolder(tmp_path / "flat", batch_size=1, split_fractions=(0.5, 0.2, 0.3))
+    module.check()
+    assert capsys.readouterr().err == f"{line}\n"
+    write_classes(tmp_path, "train", {"ape": 1})
+    write_classes(tmp_path, "test", {"ape": 1})
+    write(tmp_path / "test/stray.png", pixels(0))
+    ClassFolders(tmp_path, batch_size=1).split("test")
+    assert capsys.readouterr().err == f"{tmp_path / 'test'}: left out: 1 outside the class folders\n"
+    # Where nothing else is there, the error says so.
+    (tmp_path / "none/train").mkdir(parents=True)
+    (tmp_path / "none/train/a.jxl").touch()
+    with pytest.raises(ValueError, match=r"holds no image files: put images there. .*left out: 1 .jxl"):
+        ImageFolder(tmp_path / "none", batch_size=1).split("train")
 
 
 # Configs

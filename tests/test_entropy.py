@@ -9,12 +9,13 @@ from torch import nn
 
 from models.entropy import tables
 from models.entropy.code_length import code_length
+from models.entropy.density import TAIL_MASS
 from models.entropy.exact import Exact
 from models.entropy.factorized import Factorized
 from models.entropy.hyperprior import Hyperprior
 from models.entropy.noise import sample_keys, uniform_noise
 from models.entropy.rounding import round_ste
-from models.entropy.scale_index import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
+from models.entropy.scale_table import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
 from models.transforms.convolutional import hyper_analysis, hyper_synthesis
 
 
@@ -97,7 +98,7 @@ def test_tails_are_solved_without_moving_parameters() -> None:
         first = float(bottleneck.offset[channel])
         for edge, inside in ((first - 0.02, False), (first + 1.02, True)):
             logit = bottleneck._logits_cumulative(torch.full((4, 1, 1), edge), stop_gradient=True)[channel]
-            assert (torch.sigmoid(logit.double()).item() > bottleneck.tail_mass / 2) == inside
+            assert (torch.sigmoid(logit.double()).item() > TAIL_MASS / 2) == inside
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -106,6 +107,30 @@ def test_files_are_those_of_the_contract(a_run, tmp_path, photos):
     assert (out / "figures" / "rd_psnr.png").stat().st_size > 1000
     (costs,) = (c for c in results["complexity"] if c["codec"] == "jpeg")
     assert costs["peak_memory_mb"] > 0
+
+
+def test_file_names_are_bytes(tmp_path, capsys):
+    """One that is no UTF-8 and one of two lines are images like others; loops of links count nothing twice."""
+    folder = tmp_path / os.fsdecode(b"fotos\xe9")
+    folder.mkdir()
+    for number, name in enumerate((b"caf\xe9.png", b"two\nlines.png", b"bad\xff.png")):
+        pixels = np.full((24, 24, 3), 80 * number, np.uint8)
+        Image.fromarray(pixels).save(folder / os.fsdecode(name))
+    (folder / os.fsdecode(b"bad\xff.png")).write_bytes(b"?")
+    (folder / "up").symlink_to(".")
+    (folder / "more.jxl").touch()
+    config = compose("evaluate", overrides=[*QUICK, "codecs=[jpeg]", "rates={jpeg: [50]}"])
+    config.data.root, config.out, config.gallery = str(folder), str(tmp_path / "out"), 2
+    results = evaluate.run(config, f"python evaluate.py data.root={folder}")
+    assert results["num_images"] == 2
+    assert results["dataset"] == r"fotos\xe9"
+    assert [entry["image"] for entry in results["excluded_images"]] == [r"bad\xff.png"]
+    out, err = capsys.readouterr()
+    assert (out + err).encode()
+    assert err.count("left out: 1 .jxl, 1 links to what is found already") == 1
+    with (tmp_path / "out/per_image.csv").open(encoding="utf-8", newline="") as file:
+        assert {row["image"] for row in csv.DictReader(file)} == {r"caf\xe9.png", r"two\nlines.png"}
+    assert r"caf\\xe9.png" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
 
 
 def test_a_sweep_is_one_curve(sweep, tmp_path):
@@ -330,7 +355,7 @@ def test_a_continuous_rate_is_drawn_over_its_whole_range():
 def test_a_folder_of_which_nothing_can_be_read(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.png").write_text("no picture")
-    with pytest.raises(UserError, match="no image can be read, of 1 in all; first: .*a.png: cannot identify"):
+    with pytest.raises(UserError, match="none of 1 image can be read, first: .*a.png: not a picture"):
         run(tmp_path / "out", "codecs=[jpeg]", f"data.root={tmp_path / 'data'}")
 
 

@@ -183,7 +183,7 @@ def test_a_damaged_image_is_named_and_left_out_for_all(images, tmp_path, monkeyp
     assert images.name(2) not in evaluation.images
     assert [len(entries) for entries in evaluation.entries] == [5, 5]
     monkeypatch.setattr(images, "read", lambda i: {"skipped": ["cut off"]})
-    with pytest.raises(ValueError, match="no image can be read, of 6 in all; first: cut off"):
+    with pytest.raises(ValueError, match="none of 6 images can be read, first: cut off"):
         quietly([jpeg(30.0)], images, tmp_path)
 
 

@@ -5,12 +5,12 @@ import pickle
 
 import pytest
 import torch
-from compressai.layers import GDN
 from torch import Tensor, nn
 
 from models.codecs.base import Codec
 from models.tiling import tiled
 from models.transforms import fast
+from models.transforms.gdn import GDN
 from tests.conftest import tiny_codec
 from tests.drawn_pictures import as_tensor, drawn
 from tests.test_entropy_exact import own, wrapped

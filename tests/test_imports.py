@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ALLOWED = {
+    "pictures": {"torch", "numpy", "PIL", "pillow_heif", "av", "pictures"},
     "models": {
         "torch",
         "torchvision",
@@ -26,11 +27,12 @@ ALLOWED = {
         "scipy",
         "huggingface_hub",
         "safetensors",
+        "pictures",
         "models",
     },
-    "losses": {"torch", "torchmetrics", "models", "losses"},
-    "tasks": {"torch", "torchmetrics", "numpy", "PIL", "models", "losses", "tasks"},
-    "datamodules": {"torch", "torchvision", "lightning", "numpy", "PIL", "tqdm", "datamodules"},
+    "losses": {"torch", "torchmetrics", "pictures", "models", "losses"},
+    "tasks": {"torch", "torchmetrics", "numpy", "PIL", "pictures", "models", "losses", "tasks"},
+    "datamodules": {"torch", "torchvision", "lightning", "numpy", "PIL", "tqdm", "pictures", "datamodules"},
     "evaluation": {
         "torch",
         "torchmetrics",
@@ -41,6 +43,8 @@ ALLOWED = {
         "markupsafe",
         "plotly",
         "tqdm",
+        "yaml",
+        "pictures",
         "models",
         "losses",
         "datamodules",
@@ -49,12 +53,9 @@ ALLOWED = {
     },
     "files": {
         "torch",
-        "numpy",
-        "PIL",
-        "pillow_heif",
-        "av",
         "tqdm",
         "yaml",
+        "pictures",
         "models",
         "tasks",
         "files",
@@ -62,6 +63,7 @@ ALLOWED = {
     "lightning_modules": {
         "torch",
         "lightning",
+        "pictures",
         "models",
         "tasks",
         "losses",
@@ -76,6 +78,7 @@ ALLOWED = {
         "PIL",
         "tqdm",
         "wandb",
+        "pictures",
         "models",
         "evaluation",
         "callbacks",

@@ -12,7 +12,9 @@ import torch
 from PIL import Image, ImageCms
 from torch import Tensor
 
-from files.pictures import UPRIGHT, PictureError, read_picture, to_palette_png, to_png
+from datamodules.image_folder import ImageFolder
+from pictures.reading import UPRIGHT, PictureError, read_levels, read_picture
+from pictures.writing import to_palette_png, to_png, to_uint8
 
 SIZE = (20, 14)
 """(width, height)"""
@@ -272,10 +274,73 @@ def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
         assert blue > 240
 
 
+def adobe_like(folder: Path) -> Path:
+    return saved(folder, "wide.png", Image.fromarray(gradient()), icc_profile=wide_profile())
+
+
+def logo(folder: Path) -> Path:
+    """Black letters, half their edges transparent; what is behind them is black too, where nobody should see it."""
+    rgba = np.zeros((14, 20, 4), np.uint8)
+    rgba[4:10, 4:10, 3], rgba[4:10, 10, 3] = 255, 100
+    return saved(folder, "logo.png", Image.fromarray(rgba))
+
+
+def deep(folder: Path, count: int) -> Path:
+    values = np.random.default_rng(0).integers(0, 65536, (14, 20, count))
+    (folder / f"deep{count}.png").write_bytes(png16(values))
+    return folder / f"deep{count}.png"
+
+
+def test_all_commands_see_the_same_pixels(tmp_path: Path) -> None:
+    """What data modules give to training and evaluation is what codec.py codes, in 8 bits."""
+    cmyk = saved(tmp_path, "ink.tif", Image.fromarray(gradient()).convert("CMYK"))
+    gif = saved(tmp_path, "few.gif", Image.fromarray(gradient()).quantize(16), transparency=3)
+    jp2 = saved(tmp_path, "wavelet.jp2", Image.fromarray(gradient()))
+    tga = saved(tmp_path, "targa.tga", Image.fromarray(gradient()))
+    files = [logo(tmp_path), adobe_like(tmp_path), deep(tmp_path, 1), deep(tmp_path, 3), deep(tmp_path, 4)]
+    files += [cmyk, gif, jp2, tga]
+    source = ImageFolder(tmp_path, batch_size=1, split_fractions=(0, 0, 1)).split("test")
+    assert {source.name(index) for index in range(len(source))} == {path.name for path in files}
+    for index in range(len(source)):
+        seen = source.read(index)["image"]
+        assert seen.dtype == torch.uint8
+        expected = read_picture(tmp_path / source.name(index))[0]
+        assert torch.equal(seen, (expected * 255).round().byte()), source.name(index)
+
+
+def test_levels_have_the_right_values(tmp_path: Path) -> None:
+    shown = read_levels(logo(tmp_path)).permute(1, 2, 0).numpy()
+    assert shown[0, 0].tolist() == [255, 255, 255]
+    assert shown[5, 5].tolist() == [0, 0, 0]
+    assert shown[5, 10].tolist() == [155, 155, 155]
+    values = np.random.default_rng(0).integers(0, 65536, (14, 20, 3))
+    wide = read_levels(deep(tmp_path, 3)).permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(wide, np.round(values / 257))
+    grey = read_levels(deep(tmp_path, 1)).permute(1, 2, 0).numpy()
+    values = np.random.default_rng(0).integers(0, 65536, (14, 20, 1))
+    np.testing.assert_array_equal(grey, np.broadcast_to(np.round(values / 257), (14, 20, 3)))
+    swapped = read_levels(adobe_like(tmp_path)).permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(swapped - gradient()[..., [1, 0, 2]]).max() <= 2
+
+
+def test_stored_pixels_are_left_as_they_lie_where_labels_are_for_them(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    path = saved(tmp_path, "a.png", Image.fromarray(gradient()), exif=exif)
+    assert np.array_equal(levels(read_picture(path, upright=False)).round(), gradient())
+    assert np.array_equal(read_levels(path, upright=False).permute(1, 2, 0).numpy(), gradient())
+    assert read_levels(path).shape == (3, 20, 14)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (b"", "the file is empty"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "a git-LFS pointer in place of the picture: `git lfs pull` fetches it",
+        ),
+        (b"/annex/objects/SHA256E-s9--0.png\n", "`git annex get` fetches it"),
         (b"hello, world", "not a picture in a format that is known here"),
         (b"BIF1" + bytes(50), "not a picture"),
         (struct.pack(">I", 24) + b"ftypheic" + bytes(60), "damaged picture|HEIC needs"),
@@ -317,19 +382,21 @@ def test_other_numbers_than_8_and_16_bits_are_refused(tmp_path: Path) -> None:
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
     path = saved(tmp_path, "a.png", Image.new("L", (400, 300)))
-    with pytest.raises(PictureError, match="400 x 300 pixels are more than the limit of 100000"):
+    with pytest.raises(PictureError, match="400 x 300 pixels are more than the limit max_pixels=100000"):
         read_picture(path, max_pixels=100_000)
+    with pytest.raises(PictureError, match="400 x 300 pixels: each side must lie in 1..399"):
+        read_picture(path, max_side=399)
     (tmp_path / "b.png").write_bytes(path.read_bytes()[:60])
-    with pytest.raises(PictureError, match="limit of 100000"):
+    with pytest.raises(PictureError, match="limit max_pixels=100000"):
         read_picture(tmp_path / "b.png", max_pixels=100_000)
 
 
 def test_pictures_are_written_as_they_were(tmp_path: Path) -> None:
     path = saved(tmp_path, "a.png", Image.fromarray(gradient()))
-    written = np.asarray(Image.open(io.BytesIO(to_png(read_picture(path)))))
+    written = np.asarray(Image.open(io.BytesIO(to_png(to_uint8(read_picture(path)[0])))))
     assert np.array_equal(written, gradient())
     assert np.asarray(
-        Image.open(io.BytesIO(to_png(torch.tensor([2.0, -1, 0.5]).reshape(1, 3, 1, 1))))
+        Image.open(io.BytesIO(to_png(to_uint8(torch.tensor([2.0, -1, 0.5]).reshape(3, 1, 1)))))
     ).tolist() == [[[255, 0, 128]]]
 
 

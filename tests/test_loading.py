@@ -333,7 +333,7 @@ def test_check_passes_good_data_and_reads_evenly():
 
 def test_check_stops_where_nothing_is_readable():
     with pytest.raises(
-        ValueError, match="split 'train': none of 10 samples can be read, first: drawn/0: is broken"
+        ValueError, match="split 'train': no sample of 10 can be read, first: drawn/0: is broken"
     ):
         with_broken(range(10)).check()
 

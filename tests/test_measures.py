@@ -14,6 +14,7 @@ from evaluation import real_bytes
 from evaluation.measures import ImageMeans, Measures, levels, picture_quality, psnr
 from evaluation.results import make_row, table
 from losses.distortion import MSSSIM
+from models.codecs.standard.pillow import JPEG
 from models.outputs import CodecOutput
 from tests.conftest import tiny_codec
 from tests.drawn_pictures import drawn
@@ -109,8 +110,30 @@ def test_real_bytes_are_those_of_files(name: str, images: Tensor, tmp_path: Path
         path.write_bytes(codec.serialise(codec.compress(image[None])[0]))
         assert path.stat().st_size * 8 == bits
     assert not coded.gaps()
-    header = real_bytes.header_bytes(codec, (70, 90))
-    assert 0 < header <= coded.file_bits.min() / 8
+    rates = coded.rates(real_bytes.grey_bytes(codec, (70, 90)))
+    assert (rates["bpp_payload"] + 8 * rates["header_bytes"] / (70 * 90)).tolist() == rates[
+        "bpp_real"
+    ].tolist()
+
+
+def test_the_payload_of_our_own_files_is_their_strings(images: Tensor) -> None:
+    """Whatever the codec makes of a grey picture: an untrained one spends more on it than on others."""
+    codec = tiny_codec("two_layers").eval()
+    assert real_bytes.grey_bytes(codec, (70, 90)) is None
+    rates = real_bytes.code(codec, images).rates(None)
+    for place, bitstream in enumerate(codec.compress(images)):
+        strings = sum(map(len, bitstream.strings.values()))
+        assert rates["bpp_payload"][place] * (70 * 90) == pytest.approx(8 * strings)
+        assert rates["header_bytes"][place] == len(codec.serialise(bitstream)) - strings
+
+
+def test_the_header_of_other_formats_is_a_grey_picture_s_file(images: Tensor) -> None:
+    codec = JPEG().eval()
+    grey = np.full((70, 90, 3), 128, np.uint8)
+    header = len(codec.encode(grey, codec.rates[len(codec.rates) // 2]))
+    assert real_bytes.grey_bytes(codec, (70, 90)) == header
+    rates = real_bytes.code(codec, images).rates(header)
+    assert rates["header_bytes"].tolist() == [header] * len(images)
 
 
 def test_a_layer_that_costs_other_than_estimated_is_named() -> None:

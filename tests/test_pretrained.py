@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,11 @@ import torch
 import yaml
 from hydra.utils import instantiate
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from evaluation.measures import picture_quality
+from models.codecs.compressai_weights import load_compressai
+from models.heads.backbones import create_backbone
 from models.pretrained import Pretrained, from_pretrained, load, save_pretrained
 from models.pretrained.folder import written_whole
 from tests.conftest import compose_config
@@ -359,6 +362,25 @@ def test_damaged_checkpoints_are_told(run: Path, tmp_path: Path) -> None:
         archive.writestr("hello", "world")
     with pytest.raises(ValueError, match="no checkpoint that can be loaded safely"):
         load(tmp_path / "other.ckpt")
+
+
+def test_git_lfs_pointers_are_told_from_damage(broken: Path, tmp_path: Path) -> None:
+    """A clone without git-LFS has such texts where weights should be."""
+    pointers = tmp_path / "last.ckpt", tmp_path / "net.pth", broken / "model.safetensors"
+    for file in pointers:
+        file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00ff\nsize 8123\n")
+    checkpoint, backbone, exported = pointers
+    for file, open_it in (
+        (checkpoint, lambda: load(checkpoint)),
+        (checkpoint, lambda: load_compressai(nn.Linear(1, 1), checkpoint)),
+        (backbone, lambda: create_backbone("test_resnet", weights=backbone)),
+        (exported, lambda: load(broken)),
+        (exported, lambda: from_pretrained(broken)),
+    ):
+        with pytest.raises(
+            ValueError, match=f"{re.escape(str(file))} is a git-LFS pointer, .*`git lfs pull`"
+        ):
+            open_it()
 
 
 @pytest.fixture

@@ -329,7 +329,7 @@ def test_a_part_of_a_codec_that_has_coded_takes_new_weights(tmp_path: Path) -> N
         (["schedule.pretrain.updates.main.optimiser.lr=-1"], "optimiser: Invalid learning rate"),
         (["lmbda=-1"], "lmbda=-1.* is negative"),
         (["+trainer.max_epochs=3"], "'max_epochs'.* are decided by stages"),
-        (["trainer=ddp_cpu", "data.num_val=1"], "split 'val' has 1 images for 2 processes"),
+        (["trainer=ddp_cpu", "data.num_val=1"], "split 'val' has 1 image for 2 processes"),
     ],
 )
 def test_what_would_fail_late_is_found_early(overrides: list[str], message: str, tmp_path: Path) -> None:

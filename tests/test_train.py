@@ -22,6 +22,7 @@ from hydra.utils import instantiate
 
 import train
 from callbacks.csv_logger import RunCSV
+from launch.overrides import point_name
 from lightning_modules.compression import CompressionSystem
 from tests.conftest import compose_config
 
@@ -454,6 +455,61 @@ def test_a_sweep_makes_a_folder_a_point_and_skips_what_is_finished(tmp_path: Pat
     assert sorted((tmp_path / "multirun/quickstart").iterdir()) == points
     for key, value in checkpoint(half, STAGES[2])["state_dict"].items():
         assert torch.equal(value, wanted[key]), key
+
+
+@pytest.mark.slow
+def test_a_point_of_a_sweep_runs_on_several_processes(tmp_path: Path) -> None:
+    one_stage = ("schedule=rate_distortion", "schedule.rate_distortion.num_batches=2")
+    tiny = [text for text in TINY if not text.startswith(("schedule", "baselines"))]
+    arguments = ("-m", "trainer=ddp_cpu", "lmbda=0.001", *one_stage, *tiny, "baselines={}")
+    done = call(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (point,) = (tmp_path / "multirun/quickstart").iterdir()
+    assert "+lmbda-0.001+" in point.name
+    assert (point / "summary.json").is_file()
+
+
+def test_a_point_on_several_processes_is_a_command_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command is caught, and given to Hydra: its folder and its values come back."""
+    monkeypatch.chdir(tmp_path)
+    called = mock.Mock(return_value=mock.Mock(returncode=0))
+    monkeypatch.setattr(train.subprocess, "run", called)
+    (tmp_path / "own/experiment").mkdir(parents=True)
+    (tmp_path / "own/experiment/mine.yaml").write_text(
+        "# @package _global_\ndefaults: [quickstart, _self_]\nname: it's = mine\n"
+    )
+    given = ("experiment=mine", "trainer=ddp_cpu", "data=class_folders", "data.root='/d, e'")
+    result = command("-m", "--config-dir", str(tmp_path / "own"), *given, "lmbda=0.001,0.01")
+    assert result.status == 0, result.stderr
+    commands = [call.args[0] for call in called.call_args_list]
+    assert [arguments[2:4] for arguments in commands] == [["--config-dir", str(tmp_path / "own")]] * 2
+    for (*overrides, run_dir), lmbda in zip(commands, ("0.001", "0.01"), strict=True):
+        point = (
+            f"data.root-%27%2Fd%2C%20e%27+data-class_folders+experiment-mine+lmbda-{lmbda}+trainer-ddp_cpu"
+        )
+        assert compose_config(run_dir).run_dir == f"multirun/it's = mine/{point}"
+        # python, train.py and --config-dir DIR come first; the experiment lies in that.
+        own = [text for text in overrides[4:] if not text.startswith("experiment=")]
+        assert compose_config(*own).data.root == "/d, e"
+
+
+def test_a_finished_point_is_the_one_that_is_asked_for(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its config: a yaml may have been edited since."""
+    monkeypatch.chdir(tmp_path)
+    point = Path("multirun/quickstart") / point_name([*TINY, "seed=0"])
+    point.parent.mkdir(parents=True)
+    shutil.copytree(run, point)
+    same = command("-m", *TINY, "seed=0")
+    assert (same.status, same.stdout) == (0, f"{point} is finished already\n"), same.stderr
+    config = yaml.safe_load((point / "config.yaml").read_text())
+    (point / "config.yaml").write_text(yaml.safe_dump(config | {"lmbda": 7}))
+    other = command("-m", *TINY, "seed=0")
+    assert other.status == 2
+    assert f"{point} holds another run, which differs in lmbda (7 there, 0.0015 here): give" in other.stderr
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import numpy as np
 
 from evaluation.curves.monotone import MonotoneCurves
 from evaluation.curves.pchip import Pchip
+from models.counted import counted
 
 MIN_OVERLAP = 0.25
 """Curves that share less than this part of the narrower one's range give no number."""
@@ -154,8 +155,7 @@ def _mean_difference(
 def _why_undefined(curves: dict[str, MonotoneCurves], overlap: float | None) -> str:
     for name, curve in curves.items():
         if (num_points := int(curve.quality_of.count[0])) < 2:
-            points = "one point" if num_points else "no point"
-            return f"{name} has {points} with a positive rate, and a curve needs 2"
+            return f"{name} has {counted(num_points, 'point')} with a positive rate, and a curve needs 2"
         if int(curve.log_rate_of.count[0]) < 2:
             return f"{name}'s quality does not rise with rate"
     return f"the curves share {overlap:.0%} of the narrower one's quality range, and {MIN_OVERLAP:.0%} is the least"

@@ -24,7 +24,7 @@ class Curve:
         task_head: the rows' head source; ``None`` for metrics of the picture, which know no heads.
         ladder: ``"plain"``: pictures coded at their own size. ``"scaled"``: the best of all down-scalings at each rate.
         metric: ``"psnr"``, ``"ms_ssim"`` or ``"<task>/<metric>"``.
-        rate_axis: ``"bpp"`` counts whole files, ``"bpp_payload"`` what they hold beyond those of a flat grey picture.
+        rate_axis: ``"bpp"`` counts whole files, ``"bpp_payload"`` leaves out their headers.
             A task's rate is what that task paid.
         higher_is_better: the metric's direction.
         indices: position of each point's row among the rows the curves were made from.

@@ -16,7 +16,7 @@ class Line:
     """A curve as it is drawn.
 
     Attributes:
-        axis: ``"bpp"`` (file bytes) or ``"bpp_payload"`` (without what a flat grey image costs).
+        axis: ``"bpp"`` (file bytes) or ``"bpp_payload"`` (without headers).
         codec, head, ladder, seed: whose, as in ``Curve``; ``seed`` is ``None`` where the codec has only one.
         x: bits per pixel, rising.
         y: values, as many.

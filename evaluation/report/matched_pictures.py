@@ -5,7 +5,6 @@ from contextlib import suppress
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from evaluation.devices import moved
@@ -16,6 +15,7 @@ from evaluation.points import Point, by_codec
 from evaluation.report.bits_map import bits_per_pixel
 from evaluation.report.gallery import GalleryImage, View
 from models.codecs.target_rate import rate_for_bpp
+from pictures.writing import to_uint8
 
 
 def matched_pictures(
@@ -53,7 +53,7 @@ def matched_pictures(
         for group in groups.values():
             nearest = min(group, key=lambda p: abs(math.log(bpps[p] / target)))
             views.append(_view(evaluation.points[nearest], batch, target))
-        gallery.append(GalleryImage(name, _picture(batch["image"]), views))
+        gallery.append(GalleryImage(name, to_uint8(batch["image"][0]), views))
     return gallery
 
 
@@ -76,19 +76,14 @@ def _view(point: Point, batch: Batch, target: float) -> View:
     for head in point.heads:
         decided = moved(head.task.decide(head.predict(output), output.size)[0], "cpu")
         of_image = moved(head.task.target_of(batch)[0], "cpu")
-        drawn = head.task.illustrate(_picture(output.x_hat), decided, of_image)
+        drawn = head.task.illustrate(to_uint8(output.x_hat[0]), decided, of_image)
         overlays[f"{head.name} ({head.source})"] = drawn
     return View(
         codec=point.name,
         rate=rate if rate is not None else point.shown_rate,
         bpp=8 * len(data) / (x.shape[-2] * x.shape[-1]),
         psnr=float(picture_quality(output, batch["image"])["psnr"]),
-        picture=_picture(output.x_hat),
+        picture=to_uint8(output.x_hat[0]),
         overlays=overlays,
         bits_map=None if codec.exact else bits_per_pixel(codec(x, point.rate), codec.stride),
     )
-
-
-def _picture(x: Tensor) -> np.ndarray:
-    """The first image as uint8 (H, W, 3)."""
-    return (x[0].float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()

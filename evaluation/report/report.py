@@ -18,6 +18,7 @@ from evaluation.report.figures import Figure, figures_of
 from evaluation.report.gallery import GalleryImage, embed, heat_stops
 from evaluation.report.palette import SVG_DASHES, Look, dashes, looks
 from evaluation.report.tables import bd_table, bound_table, complexity_table, number, points_table
+from evaluation.result_files import TEXT
 
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = ("charts.js", "gallery.js", "page.js")
@@ -45,7 +46,8 @@ def write_report(
         {row["codec"] for row in results["rows"] if row.get("uncompressed")},
     )
     pngs = {figure.key: plots.save(figure, folder, styles) for figure in figures}
-    (out / "report.html").write_text(_page(results, bd, gallery, figures, styles, pngs), encoding="utf-8")
+    page = _page(results, bd, gallery, figures, styles, pngs)
+    (out / "report.html").write_text(page, **TEXT)
 
 
 def _page(

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from models.counted import counted
+
 NOTHING = "–"
 PARTS = ("encoder", "entropy", "decoder", "total")
 
@@ -203,7 +205,7 @@ def _bd_cell(row: Mapping[str, Any] | None, scale: float, empty: dict[str, list[
     if row.get("overlap") is not None:
         facts.append(f"curves overlap by {100 * row['overlap']:.0f} %")
     if row.get("num_images") is not None:
-        facts.append("1 image" if row["num_images"] == 1 else f"{row['num_images']} images")
+        facts.append(counted(row["num_images"], "image"))
     if row.get("anchor_task_head") not in (None, row.get("task_head")):
         facts.append(f"the anchor is read by the heads {row['anchor_task_head']}")
     if value is None:

@@ -42,7 +42,7 @@ class Codec(Subject):
 
     codes = True
     gives = ("bits", "pixels")
-    file_suffix: str = ".bif"
+    file_suffix: str = container.SUFFIX
     receptive_field: int | None = None
     max_pixels: int = container.MAX_PIXELS
     rate_step: float | None = None

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import compressai.models  # noqa: F401  fills the registry
 import torch
 from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
+from compressai.layers import GDN as TheirGDN
 from compressai.models.vbr import ScaleHyperpriorVbr
 from compressai.registry import MODELS
 from torch import Tensor, nn
@@ -20,10 +21,12 @@ from models.entropy.code_length import code_length
 from models.entropy.compressai_models import Walk
 from models.entropy.noise import uniform_noise
 from models.entropy.rounding import round_ste
-from models.entropy.scale_index import Rounding, compressai_table, fine_table
+from models.entropy.scale_index import Rounding
+from models.entropy.scale_table import compressai_table, fine_table
 from models.entropy.stream import Reader, Writer
 from models.outputs import CodecOutput, LatentSpec
 from models.tiling import reach
+from models.transforms.gdn import GDN
 
 
 class CompressAICodec(Codec):
@@ -81,6 +84,9 @@ class CompressAICodec(Codec):
                 f"architecture={architecture!r}: CompressAI's variable-rate models are not supported; "
                 "use one model for each rate"
             )
+        for layer in self.model.modules():
+            if type(layer) is TheirGDN:
+                layer.__class__ = GDN  # the same state and arithmetic, and models/transforms/fast.py knows it
         if weights is not None:
             load_compressai(self.model, weights)
             self.trained = True

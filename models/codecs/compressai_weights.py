@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from compressai.zoo import load_state_dict as renamed
 from torch import Tensor, nn
 
 from models.entropy.tables import is_table
@@ -45,6 +44,8 @@ def load_compressai(module: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: no such file, no weights-only checkpoint, or of another architecture or size.
     """
+    from compressai.zoo import load_state_dict as renamed  # here, for it loads longer than torch
+
     try:
         content = safely_loaded(Path(path))
     except ValueError as error:

@@ -15,10 +15,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from compressai.entropy_models import EntropyModel
 
 from models.bitstream import BitstreamError
+from models.counted import counted
 from models.entropy import rans
+from models.entropy.density import Density
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Tables:
     guesses: np.ndarray
 
     @classmethod
-    def of(cls, model: EntropyModel) -> "Tables":
-        """Flatten the buffers of a CompressAI entropy model (``tables.build`` fills them).
+    def of(cls, model: Density) -> "Tables":
+        """Flatten the buffers of a density (``tables.build`` fills them).
 
         Raises:
             ValueError: a row that is no CDF: not ascending from 0 to 65536, or without an escape.
@@ -77,9 +78,9 @@ class TableCache:
     """Flat tables of entropy models, made anew whenever a model's buffers have changed."""
 
     def __init__(self) -> None:
-        self._known: dict[EntropyModel, tuple[tuple, Tables]] = {}
+        self._known: dict[Density, tuple[tuple, Tables]] = {}
 
-    def __call__(self, model: EntropyModel) -> Tables:
+    def __call__(self, model: Density) -> Tables:
         buffers = (model.quantized_cdf, model.cdf_length, model.offset)
         # The tensors themselves, not their ids: an id may return with another tensor.
         state = (*buffers, *(b._version for b in buffers))
@@ -134,7 +135,7 @@ class Encoder:
             )
             if position < 0:
                 raise ValueError(
-                    f"a symbol's row is {rows.max()}, but the tables have {len(tables.offsets)} rows"
+                    f"a symbol's row is {rows.max()}, but the tables have {counted(len(tables.offsets), 'row')}"
                 )
             chunks.append(words[position:].astype("<u4", copy=False).tobytes())
         return int(state), b"".join(reversed(chunks))
@@ -179,7 +180,7 @@ class Decoder:
         )
         if position == rans.NO_SUCH_ROW:
             raise ValueError(
-                f"a symbol's row is {rows.max()}, but the tables have {len(tables.offsets)} rows"
+                f"a symbol's row is {rows.max()}, but the tables have {counted(len(tables.offsets), 'row')}"
             )
         if position == rans.DAMAGED:
             raise BitstreamError("the string is damaged: it holds a symbol that no encoder writes")
@@ -202,7 +203,9 @@ class CompressAIDecoder(Decoder):
 
     def __init__(self, string: bytes) -> None:
         if len(string) < 8 or len(string) % 4:
-            raise BitstreamError(f"a string of {len(string)} bytes is not one of CompressAI's: 8, 12, 16...")
+            raise BitstreamError(
+                f"a string of {counted(len(string), 'byte')} is not one of CompressAI's: 8, 12, 16..."
+            )
         self._start(string, 8)
         self._hash = np.uint64(0)
 

@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 
-from compressai.entropy_models import GaussianConditional
 from torch import Tensor, nn
 
 from models.entropy.coder import TableCache
+from models.entropy.density import GaussianDensity
 from models.entropy.exact import Exact
 from models.entropy.grid import RANGE_BITS, to_grid
 from models.entropy.latent_codec import LatentCodec, LatentOutput, Shape, channel_axis
 from models.entropy.noise import salt_of, uniform_noise
 from models.entropy.rounding import round_ste
-from models.entropy.scale_index import SCALE_MIN, ScaleIndex, fine_table
+from models.entropy.scale_index import ScaleIndex
+from models.entropy.scale_table import fine_table
 from models.entropy.stream import Stream
 
 
@@ -30,7 +31,7 @@ class GaussianCodec(LatentCodec):
     """
 
     network: nn.Module
-    gaussian_conditional: GaussianConditional
+    gaussian_conditional: GaussianDensity
     name: str = "y"
     salt: int = 0
     mean_bits: int | None = None
@@ -129,9 +130,9 @@ class Conditional(GaussianCodec):
         return self.code_with(stream, y, shape, _needed(given))
 
 
-def fine_gaussian() -> GaussianConditional:
-    """CompressAI's entropy model with the table of 160 scales."""
-    return GaussianConditional(fine_table(), scale_bound=SCALE_MIN)
+def fine_gaussian() -> GaussianDensity:
+    """Gaussians with the table of 160 scales."""
+    return GaussianDensity(fine_table())
 
 
 def _needed(given: Sequence[Tensor]) -> Sequence[Tensor]:

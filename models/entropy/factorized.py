@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor
 
 from models.entropy.coder import TableCache
+from models.entropy.density import FactorizedDensity
 from models.entropy.latent_codec import LatentCodec, LatentOutput, Shape, channel_axis
 from models.entropy.noise import salt_of, uniform_noise
 from models.entropy.rounding import round_ste
@@ -29,7 +29,7 @@ class Factorized(LatentCodec):
     def __init__(self, channels: int, *, name: str = "z"):
         super().__init__()
         self.name = name
-        self.entropy_bottleneck = EntropyBottleneck(channels)
+        self.entropy_bottleneck = FactorizedDensity(channels)
         self._tables = TableCache()
 
     def medians(self, dims: int) -> Tensor:

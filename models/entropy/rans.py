@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-PRECISION = 16
-"""Bits of a probability."""
+from models.entropy.frequencies import PRECISION
+
 LOW = 1 << 31
 """The state stays at or above this while there are words to read."""
 BUCKET_BITS = 7

@@ -8,11 +8,10 @@ Differs from CompressAI: its streams hold the positions in raster order.
 """
 
 import torch
-from compressai.entropy_models import GaussianConditional
-from compressai.layers import MaskedConv2d
 from torch import Tensor, nn
 
 from models.entropy.coder import TableCache
+from models.entropy.density import GaussianDensity
 from models.entropy.exact import Exact
 from models.entropy.grid import round_inputs
 from models.entropy.scale_index import ScaleIndex
@@ -41,9 +40,9 @@ def code_serially(
     y: Tensor | None,
     side: Tensor,
     *,
-    context: MaskedConv2d,
+    context: nn.Conv2d,
     parameters: nn.Module,
-    gaussian: GaussianConditional,
+    gaussian: GaussianDensity,
     exact: Exact,
     scale_index: ScaleIndex,
     tables: TableCache,
@@ -54,7 +53,7 @@ def code_serially(
         stream: of the batch.
         y: float32 (B, M, h, w) when writing; ``None`` when reading.
         side: what the hyper-latent tells about each position, float64 (B, S, h, w).
-        context: masked convolution M -> C channels.
+        context: masked convolution M -> C channels, with its ``mask``.
         parameters: pointwise network, (B, S + C, ...) -> (B, 2 M, ...): scales, then means.
         gaussian: holds scale table and CDF tables.
         exact: runs the networks.

@@ -1,4 +1,4 @@
-"""The integer CDF tables behind CompressAI's entropy models: when they are built, forgotten and reloaded.
+"""The integer CDF tables behind densities, ours and CompressAI's: when they are built, forgotten and reloaded.
 
 Users never call ``update()``. A table is *empty* while weights may move, and is built at the first real coding:
 ``clear`` on ``train()``, ``build`` on ``compress`` / ``decompress``. A checkpoint therefore never holds tables that do
@@ -11,21 +11,20 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
-from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
-from scipy.special import erfc
 from torch import Tensor, nn
 
-from models.entropy.rans import PRECISION
-from models.entropy.scale_index import compressai_table
+from models.entropy.density import Density, FactorizedDensity
+from models.entropy.frequencies import PRECISION, frequencies
+from models.entropy.scale_table import compressai_table
 
 TAIL = 6.1094
 """Standard deviations within which a Gaussian has all but 1e-9 of its mass."""
 _BUFFERS = ("_offset", "_quantized_cdf", "_cdf_length", "scale_table")
 
 
-def entropy_models(module: nn.Module) -> Iterator[tuple[str, EntropyModel]]:
-    """(name, module) of every CompressAI entropy model inside."""
-    return ((name, m) for name, m in module.named_modules() if isinstance(m, EntropyModel))
+def entropy_models(module: nn.Module) -> Iterator[tuple[str, Density]]:
+    """(name, module) of everything inside that has CDF tables: ours and CompressAI's, which name them alike."""
+    return ((name, m) for name, m in module.named_modules() if hasattr(m, "_quantized_cdf"))
 
 
 def clear(module: nn.Module) -> None:
@@ -46,9 +45,9 @@ def build(module: nn.Module) -> None:
     for _, model in entropy_models(module):
         if model._quantized_cdf.numel():
             continue
-        if isinstance(model, EntropyBottleneck):
+        if hasattr(model, "quantiles"):
             rows = _learned_rows(model)
-        elif isinstance(model, GaussianConditional):
+        elif hasattr(model, "scale_table"):
             if not model.scale_table.numel():
                 model.scale_table = compressai_table().to(model._offset.device)
             rows = [_gaussian_row(scale) for scale in model.scale_table.tolist()]
@@ -57,7 +56,7 @@ def build(module: nn.Module) -> None:
         _store(model, rows)
 
 
-def _store(model: EntropyModel, rows: list[tuple[int, np.ndarray]]) -> None:
+def _store(model: Density, rows: list[tuple[int, np.ndarray]]) -> None:
     """Into CompressAI's buffers; each row is (value of its first symbol, probabilities with the escape's last)."""
     device = model._offset.device
     cumulative = np.zeros((len(rows), max(len(p) for _, p in rows) + 1), np.int32)
@@ -66,32 +65,6 @@ def _store(model: EntropyModel, rows: list[tuple[int, np.ndarray]]) -> None:
     model._quantized_cdf = torch.from_numpy(cumulative).to(device)
     model._offset = torch.tensor([first for first, _ in rows], dtype=torch.int32, device=device)
     model._cdf_length = torch.tensor([len(p) + 1 for _, p in rows], dtype=torch.int32, device=device)
-
-
-def frequencies(probabilities: np.ndarray) -> np.ndarray:
-    """Whole numbers of at least 1 with the sum 65536, as close to ``probabilities`` as such numbers come.
-
-    Symbols below 1/65536 get 1; the others share the rest in proportion, the largest remainders rounded up.
-
-    Args:
-        probabilities: (n,), not negative, n at most 65536; they need not sum to 1.
-
-    Returns:
-        int64 (n,).
-    """
-    whole, least = 1 << PRECISION, np.zeros(len(probabilities), bool)
-    while True:
-        share = (whole - least.sum()) / probabilities[~least].sum()
-        below = ~least & (probabilities * share < 1)
-        if not below.any():
-            break
-        least |= below
-    exact = np.where(least, 1.0, probabilities * share)
-    found = np.floor(exact).astype(np.int64)
-    # Equal remainders (a symmetrical density has them) go by position.
-    order = np.argsort(found - exact, kind="stable")
-    found[order[: whole - found.sum()]] += 1
-    return found
 
 
 def _gaussian_row(scale: float) -> tuple[int, np.ndarray]:
@@ -103,17 +76,23 @@ def _gaussian_row(scale: float) -> tuple[int, np.ndarray]:
     inside = int((_gaussian_mass(np.arange(reach + 1), scale) * 2.0**PRECISION >= 0.25).sum())
     reach = max(min(reach, inside), 1)
     mass = _gaussian_mass(np.arange(reach + 1), scale)
-    tails = erfc((reach + 0.5) / (scale * math.sqrt(2)))
+    tails = _erfc((reach + 0.5) / (scale * math.sqrt(2)))
     return -reach, np.concatenate([mass[:0:-1], mass, [tails]])
 
 
 def _gaussian_mass(value: np.ndarray, scale: float) -> np.ndarray:
     """Of the interval of length 1 around each value of at least 0."""
     root = scale * math.sqrt(2)
-    return (erfc((value - 0.5) / root) - erfc((value + 0.5) / root)) / 2
+    return (_erfc((value - 0.5) / root) - _erfc((value + 0.5) / root)) / 2
 
 
-def _learned_rows(model: EntropyBottleneck) -> list[tuple[int, np.ndarray]]:
+def _erfc(x: np.ndarray | float) -> np.ndarray:
+    from scipy.special import erfc  # here, for most models bring their tables along
+
+    return erfc(x)
+
+
+def _learned_rows(model: FactorizedDensity) -> list[tuple[int, np.ndarray]]:
     """One row a channel, out to where ``model.target`` says that the density ends."""
     exact = copy.deepcopy(model).cpu().double()
     medians = exact.quantiles[:, 0, 1]
@@ -128,7 +107,7 @@ def _learned_rows(model: EntropyBottleneck) -> list[tuple[int, np.ndarray]]:
     return rows
 
 
-def _solve(model: EntropyBottleneck, target: Tensor) -> Tensor:
+def _solve(model: FactorizedDensity, target: Tensor) -> Tensor:
     """Where each channel's monotone cumulative logit reaches ``target``, (C,), by bisection to 0.01 symbols."""
     low = torch.full((model.channels, 1, 1), -1e4, dtype=torch.float64)
     high = -low

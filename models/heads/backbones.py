@@ -13,6 +13,7 @@ import timm
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
+from models.git_lfs import refuse_pointer
 from models.heads.norms import batch_norm_to_group_norm
 
 PROBE_SECONDS = 3.0
@@ -39,7 +40,7 @@ def create_backbone(
 
     Raises:
         ValueError: timm has no such network, ``norm`` is unknown or cannot go with weights, or ``weights``
-            does not hold this network's weights.
+            does not hold this network's weights, or is a file that git-LFS has not fetched.
         FileNotFoundError: there is no file ``weights``.
         RuntimeError: published weights are neither in the cache nor downloadable.
     """
@@ -59,6 +60,7 @@ def create_backbone(
         path = Path(weights)
         if not path.is_file():
             raise FileNotFoundError(f"no file {path} with the weights of {backbone}")
+        refuse_pointer(path)
         overlay = {"file": str(path)}
         try:
             net = timm.create_model(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)

@@ -7,6 +7,7 @@ import yaml
 from torch import nn
 
 from models.codecs.base import Codec
+from models.counted import counted
 
 TAGS = ("image-compression", "learned-image-compression", "coding-for-machines", "bifocal")
 
@@ -109,7 +110,7 @@ def _training(config: Mapping[str, Any]) -> str:
 
 
 def _stage(stage: Mapping[str, Any]) -> str:
-    parts = [f"{stage.get('num_batches')} batches"]
+    parts = [counted(stage.get("num_batches"), "batch")]
     for update in (stage.get("updates") or {}).values():
         objective = update.get("objective") or {}
         terms = [
@@ -149,7 +150,7 @@ def _results(config: Mapping[str, Any]) -> str:
         lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     note = (
         "Measured by the project itself on files that were written, read and decoded. bpp counts whole files; payload "
-        "bpp leaves out the length of a flat grey picture's file, which a picture may undercut."
+        "bpp leaves out their headers: of a .bif file all but the strings, of other formats a flat grey picture's file."
     )
     if config["weights"]["dtype"] == "fp16":
         note += " The figures are of the fp32 weights."
@@ -181,7 +182,7 @@ def _class(node: Mapping[str, Any], key: str = "_target_") -> str:
 def _outputs(config: Mapping[str, Any], name: str, task: nn.Module) -> str:
     names = config["labels"].get(name, {}).get("names", ())
     named = f" ({', '.join(map(str, names[:12]))}{', ...' if len(names) > 12 else ''})" if names else ""
-    return f"{task.num_outputs} outputs{named}"
+    return f"{counted(task.num_outputs, 'output')}{named}"
 
 
 def _count(module: nn.Module) -> int:

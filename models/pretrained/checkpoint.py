@@ -1,4 +1,4 @@
-"""Checkpoints of training runs, read without Lightning: which one a run stands for, and what it holds."""
+"""Checkpoints of training runs, read without Lightning: what one holds of a model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from models.git_lfs import refuse_pointer
 
 
 @dataclass
@@ -28,34 +30,15 @@ class Checkpoint:
     ready: list[str]
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder was written by train.py."""
-    return (folder / "config.yaml").is_file() and (folder / "stages").is_dir()
-
-
-def last_finished(run_dir: Path) -> Path:
-    """The checkpoint that a run stands for: the last one of its last finished stage.
-
-    Raises:
-        ValueError: no stage is finished.
-    """
-    stages = sorted(folder for folder in (run_dir / "stages").iterdir() if folder.is_dir())
-    finished = [folder for folder in stages if (folder / "stage.json").is_file()]
-    if finished:
-        return finished[-1] / "checkpoints" / "last.ckpt"
-    begun = [path for folder in stages if (path := folder / "checkpoints" / "last.ckpt").is_file()]
-    remedy = f"let it go on with resume={run_dir}" + (f", or give {begun[-1]} itself" if begun else "")
-    raise ValueError(f"{run_dir} has no finished stage yet: {remedy}")
-
-
 def safely_loaded(path: Path) -> Any:
     """What ``torch.save`` wrote, tensors and plain containers alone: no code in the file is run.
 
     Raises:
-        ValueError: no such file, or it cannot be loaded so.
+        ValueError: no such file, one that git-LFS has not fetched, or it cannot be loaded so.
     """
     if not path.is_file():
         raise ValueError(f"there is no checkpoint {path}")
+    refuse_pointer(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (

@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from models.git_lfs import refuse_pointer
+
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.yaml", "README.md"
 FORMAT, FORMAT_VERSION = "bifocal-model", 1
 MAX_CONFIG_BYTES = 1 << 20
@@ -28,9 +30,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The config of a model folder.
 
     Raises:
-        ValueError: it is missing, no yaml, not of a model, or of a version that this code does not know.
+        ValueError: it is missing, not fetched by git-LFS, no yaml, not of a model, or of a version that this code does
+            not know.
     """
     path = folder / CONFIG
+    refuse_pointer(path)
     try:
         text = path.read_text() if path.stat().st_size <= MAX_CONFIG_BYTES else None
         config = None if text is None else yaml.load(text, _PlainLoader)
@@ -52,11 +56,12 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """The weights of a model folder.
 
     Raises:
-        ValueError: missing or damaged.
+        ValueError: missing, not fetched by git-LFS, or damaged.
     """
     path = folder / WEIGHTS
     if not path.is_file():
         raise ValueError(f"{folder} has no {WEIGHTS}")
+    refuse_pointer(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:

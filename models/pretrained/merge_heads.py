@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from models.codecs.base import Codec
+from models.counted import counted
 from models.entropy.tables import is_table
 from models.pretrained import Pretrained
 
@@ -58,7 +59,7 @@ def codecs_differ(one: Codec, other: Codec) -> str:
     apart = tuple(f"{path}." for paths in roles.values() for path in paths)
     if any(not key.startswith(apart) for key in differing):
         found.append("entropy side")
-    return f"{' and '.join(found)} differ in {len(differing)} weights ({differing[0]}...)"
+    return f"{' and '.join(found)} differ in {counted(len(differing), 'weight')} ({differing[0]}...)"
 
 
 def _results_of(other: Pretrained, name: str, codec: str) -> list[dict[str, Any]]:

@@ -19,7 +19,8 @@ from models.codecs.base import Codec
 from models.pretrained import folder as model_folder
 from models.pretrained.assemble import assemble
 from models.pretrained.card import model_card
-from models.pretrained.checkpoint import Checkpoint, is_run, last_finished, read_checkpoint
+from models.pretrained.checkpoint import Checkpoint, read_checkpoint
+from models.pretrained.run_folder import RunFolder
 from models.pretrained.training_facts import own_results, training_facts
 
 OWN_KEYS = ("format", "format_version", "model_id", "license", "weights", "onnx")
@@ -62,8 +63,8 @@ def load(path: str | Path, *, tasks: Collection[str] | None = None, frozen: bool
         return _from_checkpoint(read_checkpoint(path), tasks, frozen)
     if not path.exists():
         raise ValueError(f"there is no {path}: give a run folder, a checkpoint or an exported model folder")
-    if is_run(path):
-        return _from_checkpoint(read_checkpoint(last_finished(path)), tasks, frozen)
+    if (run := RunFolder(path)).is_run:
+        return _from_checkpoint(read_checkpoint(run.result()), tasks, frozen)
     if (path / model_folder.CONFIG).is_file() or (path / model_folder.WEIGHTS).is_file():
         return _from_folder(path, tasks)
     found = sorted(entry.name for entry in path.iterdir())

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from models.pretrained.run_folder import StageFolder
+
 FIGURES = ("rate", "bpp", "bpp_payload", "bpp_estimated", "psnr", "ms_ssim", "tasks", "seed")
 """What is kept of a result row."""
 
@@ -21,13 +23,13 @@ def training_facts(config: Mapping[str, Any], checkpoint: Path) -> dict[str, Any
         ``stages``, as in the config, with ``class`` for ``_target_`` and without the machine's folders.
     """
     stages = list((config.get("schedule") or {}).items())
-    number = stage_number(checkpoint)
-    summary = _json(checkpoint.parents[3] / "summary.json") if number else {}
+    stage = StageFolder.of(checkpoint)
+    summary = _json(stage.run.summary) if stage else {}
     return {
-        "checkpoint": f"{checkpoint.parents[1].name}/{checkpoint.stem}" if number else checkpoint.name,
+        "checkpoint": f"{stage.name}/{checkpoint.stem}" if stage else checkpoint.name,
         "git_commit": summary.get("git_commit"),
         "data": _described(config.get("data")),
-        "stages": {name: _described(stage) for name, stage in stages[: number or len(stages)]},
+        "stages": {name: _described(node) for name, node in stages[: stage.number if stage else None]},
     }
 
 
@@ -38,12 +40,12 @@ def own_results(config: Mapping[str, Any], checkpoint: Path) -> list[dict[str, A
         A row for each rate of the model, then the baselines'; none for a checkpoint that was not tested: only the last
         one of a finished stage is, and not where that stage tested another subject than the codec.
     """
-    number = stage_number(checkpoint)
-    record = _json(checkpoint.parents[1] / "stage.json") if number and checkpoint.stem == "last" else {}
+    stage = StageFolder.of(checkpoint)
+    record = _json(stage.record) if stage and checkpoint.name == stage.last.name else {}
     if not record.get("test") or record["trains"] != "codec":
         return []
     stages = set(config.get("schedule") or {})
-    rows = _json(checkpoint.parents[3] / "summary.json").get("test", {}).get("rows", [])
+    rows = _json(stage.run.summary).get("test", {}).get("rows", [])
     baselines = [row for row in rows if row["codec"] not in stages]
     models = [{**row, "codec": config.get("name")} for row in record["test"]]
     about = {"dataset": _dataset(config), "split": "test"}
@@ -53,13 +55,6 @@ def own_results(config: Mapping[str, Any], checkpoint: Path) -> list[dict[str, A
 def kept(row: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a result row that goes with a model."""
     return {"codec": row.get("codec"), **{key: row[key] for key in FIGURES if row.get(key) is not None}}
-
-
-def stage_number(checkpoint: Path) -> int:
-    """1, 2, ... for ``RUN/stages/<NN>-<name>/checkpoints/*.ckpt``; 0 for a file that lies elsewhere."""
-    parts = checkpoint.absolute().parts
-    digits = parts[-3].partition("-")[0] if len(parts) > 4 and parts[-4] == "stages" else ""
-    return int(digits) if digits.isdigit() else 0
 
 
 def _dataset(config: Mapping[str, Any]) -> str | None:

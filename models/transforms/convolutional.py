@@ -1,7 +1,8 @@
 """Convolutional analysis and synthesis transforms, image and hyper alike (N: width, M: latent channels)."""
 
-from compressai.layers import GDN
 from torch import nn
+
+from models.transforms.gdn import GDN
 
 
 def _down(in_channels: int, out_channels: int) -> nn.Conv2d:

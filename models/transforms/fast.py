@@ -19,9 +19,10 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from compressai.layers import GDN
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from models.transforms.gdn import GDN
 
 PIECE = 1 << 18
 """Elements of GDN's norm that are computed at a time: 1 MiB in float32, a core's cache."""
@@ -60,7 +61,7 @@ class Derived:
 
 
 class FastGDN(GDN):
-    """CompressAI's GDN: y = x / sqrt(beta + gamma x^2), with its parameters folded.
+    """GDN with its parameters folded.
 
     Reference: Ballé et al., ICLR 2016, https://arxiv.org/abs/1511.06281.
     """

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.bitstream import MAX_SIDE, BitstreamError
+from models.counted import counted
 
 _START = b"\x00\x00\x01"
 _MAX_PIXELS = 1 << 28
@@ -96,7 +97,9 @@ def unseal(data: bytes, syntax: Syntax) -> tuple[bytes, tuple[int, int]]:
     if len(payload) == 3:
         high, middle, low = (byte & 0x7F for byte in payload)
         return stream, (high << 7 | middle, low)
-    raise BitstreamError(f"the {syntax.name} file is damaged: its last unit has {len(payload)} bytes")
+    raise BitstreamError(
+        f"the {syntax.name} file is damaged: its last unit has {counted(len(payload), 'byte')}"
+    )
 
 
 def picture_size(data: bytes, syntax: Syntax) -> tuple[int, int]:

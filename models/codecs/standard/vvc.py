@@ -11,6 +11,7 @@ import numpy as np
 from models.bitstream import BitstreamError
 from models.codecs.standard import nal
 from models.codecs.standard.base import MissingEncoder, StandardCodec
+from models.counted import counted
 
 _INSTALL = "pip install --upgrade imageio-ffmpeg"
 # The filter matters by up to 0.8 dB: both directions are spelled out, none left to ffmpeg's defaults.
@@ -133,4 +134,6 @@ def _run(arguments: Sequence[str], data: bytes) -> subprocess.CompletedProcess[b
 def _reason(done: subprocess.CompletedProcess[bytes]) -> str:
     lines = done.stderr.decode(errors="replace").splitlines() or [""]
     # "[vvc @ 0x55e8f29d5480] reason": the address differs from run to run.
-    return re.sub(r"^\[[^]]*\]\s*", "", lines[0]).strip() or f"ffmpeg gave {len(done.stdout)} bytes"
+    return (
+        re.sub(r"^\[[^]]*\]\s*", "", lines[0]).strip() or f"ffmpeg gave {counted(len(done.stdout), 'byte')}"
+    )
