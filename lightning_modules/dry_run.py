@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -16,16 +17,37 @@ from models.entropy.noise import sample_keys
 from models.modes import evaluating
 from models.outputs import CodecOutput
 
-Batch = Mapping[str, Any]
+PICTURES = {"train": "training pictures", "val": "validation pictures", "test": "test pictures"}
 
-SEEN = {"train": "training pictures", "val": "validation pictures", "test": "test pictures"}
+
+@dataclass
+class _Seen:
+    """What a subject answered to an example of a split, and the tasks that have read it."""
+
+    subject: str
+    pictures: str
+    batch: Mapping[str, Any]
+    output: CodecOutput | None = None
+    asked: set[str] = field(default_factory=set)
+
+    @contextmanager
+    def by(self, who: str, remedy: str) -> Iterator[None]:
+        """Networks of all kinds run inside, and raise anything: it becomes one line, who failed on what."""
+        height, width = self.batch["image"].shape[-2:]
+        try:
+            yield
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(
+                f"{who} fails on {self.pictures} of {width}x{height} pixels ({reason}); {remedy}"
+            ) from error
 
 
 class DryRun:
     """Subjects, heads and terms at the sizes that the data have: networks made for one size fail at others.
 
     In evaluation mode and without gradients: weights, statistics and random states stay as they are. What several
-    stages share runs once. Of whole images (no ``eval_size``) only the first one's size is seen.
+    stages share runs once. Of whole images (no ``eval_size``) one size is seen.
 
     Args:
         system: all parts, on the CPU.
@@ -33,9 +55,7 @@ class DryRun:
 
     def __init__(self, system: Parts):
         self.system = system
-        self._batches: dict[tuple[int, str], Batch | None] = {}
-        self._answers: dict[tuple[str, int, str], CodecOutput] = {}
-        self._asked: set[tuple[str, str, tuple[int, int], str]] = set()
+        self._seen: dict[tuple[str, int, str], _Seen | None] = {}
 
     def check(
         self, stage: Stage, ready: Collection[str], data: LightningDataModule, tested: LightningDataModule
@@ -54,94 +74,72 @@ class DryRun:
         subject = self.system.get_submodule(stage.trains)
         trained = {name for update in stage.updates.values() for name in update.objective.tasks}
         judged = {n for n in ready if subject.serves(self.system.tasks[n].reads, self.system.codec)}
+        terms = [pair for update in stage.updates.values() for pair in update.objective.named_terms()]
         with isolate_rng(include_cuda=False), evaluating(self.system):
             for source, split, tasks in (
                 (data, "train", trained),
                 (data, "val", judged),
                 (tested, "test", judged),
             ):
-                batch = self._batch(source, split)
-                if batch is None:
+                seen = self._look(stage.trains, source, split)
+                if seen is None:
                     continue
-                output = self._answer(stage.trains, source, split, batch)
-                for name in sorted(tasks):
-                    self._ask(stage.trains, name, output, batch, split)
-                for update in stage.updates.values() if split != "test" or not subject.codes else ():
-                    for name, term in update.objective.named_terms():
-                        self._measure(stage.trains, name, term, output, batch, split)
+                for name in sorted(tasks - seen.asked):
+                    self._ask(name, seen)
+                # Where there are real bytes, the test has no use for the objective.
+                for name, term in terms if split != "test" or not subject.codes else ():
+                    self._measure(name, term, seen)
 
-    def _batch(self, data: LightningDataModule, split: str) -> Batch | None:
-        key = id(data), split
-        if key not in self._batches:
-            # Two, where the stage draws as many, for terms that compare a batch's samples.
-            self._batches[key] = data.example(split, min(2, data.batch_size) if split == "train" else 1)
-        return self._batches[key]
-
-    def _answer(self, path: str, data: LightningDataModule, split: str, batch: Batch) -> CodecOutput:
+    def _look(self, path: str, data: LightningDataModule, split: str) -> _Seen | None:
         key = path, id(data), split
-        if key not in self._answers:
-            subject = self.system.get_submodule(path)
-            rate = subject.rate_at(0.5) if split == "train" else None
-            with _named(
-                f"{path}: it", _sizes(batch), split, "choose another codec, or other sizes of the data"
-            ):
-                self._answers[key] = subject.answer(batch, rate, sample_keys(0, batch["draw"]))
-        return self._answers[key]
+        if key not in self._seen:
+            # Two, where the stage draws as many, for terms that compare a batch's samples.
+            batch = data.example(split, min(2, data.batch_size) if split == "train" else 1)
+            self._seen[key] = None if batch is None else self._answered(path, split, batch)
+        return self._seen[key]
 
-    def _ask(self, path: str, name: str, output: CodecOutput, batch: Batch, split: str) -> None:
+    def _answered(self, path: str, split: str, batch: Mapping[str, Any]) -> _Seen:
+        subject, seen = self.system.get_submodule(path), _Seen(path, PICTURES[split], batch)
+        rate = subject.rate_at(0.5) if split == "train" else None  # as validation and test have it
+        with seen.by(f"{path}: it", "choose another, or other sizes of the data"):
+            seen.output = subject.answer(batch, rate, sample_keys(0, batch["draw"]))
+        return seen
+
+    def _ask(self, name: str, seen: _Seen) -> None:
         """A head's prediction, its criterion and its metrics."""
-        key = path, name, output.size, split
-        if key in self._asked:
-            return
-        self._asked.add(key)
-        task = self.system.tasks[name]
-        if not task.has_target(batch):
+        task, size = self.system.tasks[name], seen.output.size
+        if not task.has_target(seen.batch):
             raise ValueError(
-                f"tasks.{name}: the {SEEN[split]} have no label {task.target!r}, which it learns from"
+                f"tasks.{name}: the {seen.pictures} lack the label {task.target!r}, which it learns from"
             )
-        height, width = output.size
-        size = height if height == width else f"[{height},{width}]"
+        side = size[0] if size[0] == size[1] else f"[{size[0]},{size[1]}]"
         remedy = (
             f"if its network is made for one size, tell it this one (+tasks.{name}.head.features.backbone_args."
-            f"img_size={size} for timm's), or give the data another (data.crop, data.eval_size)"
+            f"img_size={side} for timm's), or give the data another (data.crop, data.eval_size)"
         )
-        with _named(f"tasks.{name}: its head", _sizes(batch), split, remedy):
-            found = task(output, batch)
-            decided = task.decide(found.preds, output.size)
-            Measures({name: task}).add_task(name, decided, task.target_of(batch))
+        with seen.by(f"tasks.{name}: its head", remedy):
+            found = task(seen.output, seen.batch)
+            decided = task.decide(found.preds, size)
+            Measures({name: task}).add_task(name, decided, task.target_of(seen.batch))
+        seen.asked.add(name)
 
-    def _measure(
-        self, path: str, name: str, term: Term, output: CodecOutput, batch: Batch, split: str
-    ) -> None:
-        if lacking := sorted(read for read in term.reads if not _holds(output, read)):
+    def _measure(self, name: str, term: Term, seen: _Seen) -> None:
+        if lacking := sorted(read for read in term.reads if not _holds(seen.output, read)):
             raise ValueError(
-                f"its objective's {name} reads {lacking}, which {path} says it gives, and does not"
+                f"its objective's {name} reads {lacking}, which {seen.subject} says it gives, and does not"
             )
         modules = {used: modules_of(self.system, used)[0] for used in term.uses}
-        with _named(f"its objective's {name}", _sizes(batch), split, "choose another term, or another crop"):
-            value_of(term, output, batch, modules)
+        with seen.by(f"its objective's {name}", "choose another term, or other sizes of the data"):
+            value_of(term, seen.output, seen.batch, modules)
 
 
 def _holds(output: CodecOutput, read: str) -> bool:
     """Whether an answer holds what a term names in ``reads``."""
     if read == "bits":
         return bool(output.bits)
-    if read.startswith("extras."):
-        return read.removeprefix("extras.") in output.extras
+    kind, _, name = read.partition(".")
+    if kind == "extras":
+        return name in output.extras
     if read.startswith("pixels@"):
         return read.removeprefix("pixels@") in output.pixels_by_layer
     return output.x_hat is not None if read == "pixels" else read in output.latents
-
-
-def _sizes(batch: Batch) -> str:
-    return f"{batch['image'].shape[-1]}x{batch['image'].shape[-2]}"
-
-
-@contextmanager
-def _named(who: str, size: str, split: str, remedy: str) -> Iterator[None]:
-    """Networks of all kinds run inside, and raise anything: it becomes a line that says which failed on what."""
-    try:
-        yield
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"{who} fails on {SEEN[split]} of {size} pixels ({reason}); {remedy}") from error

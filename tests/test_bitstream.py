@@ -152,7 +152,7 @@ def test_forged_headers_are_told_before_anything_is_allocated() -> None:
         "rate is inf": {"rate": float("inf")},
         "announces no layer": {"count": 0},
         "ends inside its first layer": {"lengths": (2**35 - 1, 4)},
-        "bytes follow the last layer": {"lengths": (8, 3)},
+        "too many after the last layer": {"lengths": (8, 3)},
     }
     for message, changes in forged.items():
         with pytest.raises(BitstreamError, match=message):
