@@ -593,7 +593,10 @@ def test_an_output_that_is_a_file_is_told_once_and_at_once(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("compress", "nothing", "a.png", "-o", "o"), r"MODEL 'nothing' is no exported model.*\(avif, hevc,"),
+        (
+            ("compress", "nothing", "a.png", "-o", "o"),
+            r"MODEL 'nothing' is no exported model.*\(avif, .*hevc,",
+        ),
         (("compress", "mean_scale", "a.png", "-o", "o"), "mean_scale is a codec to train and has no weights"),
         (("compress", "tests", "a.png", "-o", "o"), "tests is neither a run folder"),
         (("analyze", "jpeg", "a.jpg"), "jpeg has no tasks"),

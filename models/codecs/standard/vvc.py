@@ -27,9 +27,8 @@ class VVC(StandardCodec):
     """One intra picture, 4:2:0, 10 bit, as a raw stream; ``rate`` is the qp, 63..17.
 
     BD-rates of PSNR on three Kodak images, preset fast: chroma QPs 4 lower than luma's gain 9.3 % (2 lower 7.3 %, 6
-    lower 7.1 %), BT.601 in place of BT.709 1.2 % more, Lanczos in place of bicubic 0.1 %.
-    Medium takes four times fast's time. With its preset slower, vvenc writes a warning
-    into the stream.
+    lower 7.1 %), BT.601 in place of BT.709 1.2 % more, Lanczos in place of bicubic 0.1 %. Medium takes four times as
+    long as fast, slow three times as long as medium. With its preset slower, vvenc writes a warning into the stream.
 
     Args:
         preset: vvenc's effort, ``"faster"``, ``"fast"``, ``"medium"`` or ``"slow"``.
