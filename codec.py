@@ -185,7 +185,7 @@ def _colour(name: str) -> tuple[float, float, float]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command: mistakes become one line and status 2.
+    """The command: errors become one line and status 2.
 
     Args:
         arguments: what follows ``codec.py``.

@@ -286,7 +286,7 @@ def _limit_memory(more: int) -> None:
 
 
 def _peak_memory() -> int:
-    """Of this process, in bytes."""
+    """Return what this process holds now, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -1,4 +1,4 @@
-"""The user's mistakes: one line that names the key, its value and the rule, a status, and no traceback."""
+"""The user's errors: one line that names the key, its value and the rule, a status, and no traceback."""
 
 import os
 import re

@@ -14,7 +14,7 @@ NAMED = 3
 def misfit(module: nn.Module, given: Mapping[str, Any]) -> str | None:
     """What keeps weights from being loaded, in words: ``"g_a.0.bias and 2 more missing"``; ``None`` where they fit.
 
-    Coding tables do not count: they change their size with what they are made from, and are made where they are missing.
+    Coding tables do not count: their size changes with what they are made from, and missing ones are made.
 
     Args:
         module: that is to have them.
