@@ -9,12 +9,17 @@ python codec.py info FILE.bif...                     what a file says of itself
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from files.arguments import parser
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from files.batch import Count
+    from files.coding import Options
+    from files.inputs import InputFile
     from models.codecs.base import Codec
     from models.pretrained import Pretrained
 
@@ -28,72 +33,65 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ValueError, ImportError, OSError: a mistake that concerns all files, in one line.
     """
-    # Not before the command line is known to be right: `--help` does not wait for torch.
-    from files import inputs
-
     for name in ("workers", "tile", "max_pixels"):
         if (value := getattr(options, name, None)) is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} {value} must be at least 1")
-    if options.command == "info":
-        return _info(options)
+    return COMMANDS[options.command](options)
 
-    from PIL import Image
 
-    from files.coding import Options, compress, decompress
-    from files.model import open_model
+# Nothing is imported before the command line is known to be right, and then no more than its command needs.
+
+
+def _compress(options: argparse.Namespace) -> int:
+    from files.coding import compress
     from pictures.finding import SUFFIXES
 
-    # Sizes are checked against --max-pixels instead.
-    Image.MAX_IMAGE_PIXELS = None
-    analyzes = options.command == "analyze"
-    chosen = None if not analyzes or options.tasks is None else [t for t in options.tasks.split(",") if t]
-    model = open_model(options.model, tasks=chosen if analyzes else ())
-    if analyzes and not model.tasks:
+    codec = _codec(_model(options), options)
+    found, status = _find(options.inputs, SUFFIXES, apart=options.out)
+    count = compress(
+        codec,
+        found,
+        options.out,
+        rate=options.rate,
+        target_bpp=options.target_bpp,
+        background=_colour(options.background),
+        options=_settings(options),
+    )
+    return _done(count, status)
+
+
+def _decompress(options: argparse.Namespace) -> int:
+    from files.coding import decompress
+
+    codec = _codec(_model(options), options)
+    found, status = _find(options.inputs, {codec.file_suffix}, apart=options.out)
+    return _done(decompress(codec, found, options.out, upto=options.upto, options=_settings(options)), status)
+
+
+def _analyze(options: argparse.Namespace) -> int:
+    from files.analysing import analyse
+
+    model = _model(
+        options, tasks=None if options.tasks is None else [t for t in options.tasks.split(",") if t]
+    )
+    if not model.tasks:
         raise ValueError(
             f"{options.model} has no tasks to analyze files with: give a model that was trained with tasks"
         )
-    suffixes = SUFFIXES if options.command == "compress" else {model.codec.file_suffix}
-    apart = options.save_maps if analyzes else options.out
-    found, mistakes = inputs.find(options.inputs, suffixes, apart=apart, tell=_note)
-    _tell(mistakes)
-    codec = _to_device(model, options.device).accelerate(bf16=options.bf16)
-    if analyzes:
-        # Here, for what tasks measure themselves with loads longer than torch.
-        from files.analysing import analyse
-
-        count = analyse(
-            codec,
-            model.tasks,
-            found,
-            maps=options.save_maps,
-            workers=options.workers,
-            max_pixels=options.max_pixels,
-        )
-    else:
-        settings = Options(
-            overwrite=options.overwrite,
-            workers=options.workers,
-            tile=options.tile,
-            max_pixels=options.max_pixels,
-        )
-        if options.command == "compress":
-            count = compress(
-                codec,
-                found,
-                options.out,
-                rate=options.rate,
-                target_bpp=options.target_bpp,
-                background=_colour(options.background),
-                options=settings,
-            )
-        else:
-            count = decompress(codec, found, options.out, upto=options.upto, options=settings)
-    print(count, file=sys.stderr)
-    return 2 if mistakes else count.status
+    codec = _codec(model, options)
+    found, status = _find(options.inputs, {codec.file_suffix}, apart=options.save_maps)
+    count = analyse(
+        codec,
+        model.tasks,
+        found,
+        maps=options.save_maps,
+        workers=options.workers,
+        max_pixels=options.max_pixels,
+    )
+    return _done(count, status)
 
 
 def _info(options: argparse.Namespace) -> int:
-    from files import inputs
     from files.batch import reason_of
     from files.describing import describe
     from pictures.names import shown
@@ -104,9 +102,7 @@ def _info(options: argparse.Namespace) -> int:
 
         codec = open_model(options.model).codec
         layers, model_id = codec.layers, codec.model_id()
-    found, mistakes = inputs.find(options.inputs, {".bif"}, tell=_note)
-    _tell(mistakes)
-    status = 2 if mistakes else 0
+    found, status = _find(options.inputs, {".bif"})
     for source in found:
         try:
             text, sound = describe(source.path, layers, model_id)
@@ -118,24 +114,62 @@ def _info(options: argparse.Namespace) -> int:
     return status
 
 
-def _note(line: str) -> None:
-    print(line, file=sys.stderr)
+COMMANDS = {"compress": _compress, "decompress": _decompress, "analyze": _analyze, "info": _info}
 
 
-def _tell(mistakes: Sequence[str]) -> None:
-    for mistake in mistakes:
-        print(f"error: {mistake}", file=sys.stderr)
+def _model(options: argparse.Namespace, tasks: Collection[str] | None = ()) -> "Pretrained":
+    from PIL import Image
+
+    from files.model import open_model
+
+    # Sizes are checked against --max-pixels instead.
+    Image.MAX_IMAGE_PIXELS = None
+    return open_model(options.model, tasks=tasks)
 
 
-def _to_device(model: "Pretrained", device: str) -> "Codec":
+def _codec(model: "Pretrained", options: argparse.Namespace) -> "Codec":
+    """The model's codec where it shall run, with its tasks."""
     import torch
 
     try:
         for task in model.tasks.values():
-            task.to(device)
-        return model.codec.to(torch.device(device))
+            task.to(options.device)
+        codec = model.codec.to(torch.device(options.device))
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"--device {options.device}: {str(error).splitlines()[0]}") from error
+    return codec.accelerate(bf16=options.bf16)
+
+
+def _find(
+    arguments: Sequence[str], suffixes: Collection[str], apart: "Path | None" = None
+) -> "tuple[list[InputFile], int]":
+    """The files that a command line names, and the exit status so far: 2 where part of it names none."""
+    from files import inputs
+
+    found, mistakes = inputs.find(arguments, suffixes, apart=apart, tell=_note)
+    for mistake in mistakes:
+        _note(f"error: {mistake}")
+    return found, 2 if mistakes else 0
+
+
+def _settings(options: argparse.Namespace) -> "Options":
+    from files.coding import Options
+
+    return Options(
+        overwrite=options.overwrite,
+        workers=options.workers,
+        tile=options.tile,
+        max_pixels=options.max_pixels,
+    )
+
+
+def _done(count: "Count", status: int) -> int:
+    _note(str(count))
+    return status or count.status
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _colour(name: str) -> tuple[float, float, float]:
@@ -151,7 +185,7 @@ def _colour(name: str) -> tuple[float, float, float]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command: mistakes become one line and status 2.
+    """The command: errors become one line and status 2.
 
     Args:
         arguments: what follows ``codec.py``.

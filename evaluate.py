@@ -209,7 +209,7 @@ def _tell(out: Path, results: Mapping[str, Any], points: "Sequence[Point]") -> N
 
 @hydra.main(config_path=str(Path(__file__).parent / "configs"), config_name="evaluate", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    """Entry point: the user's mistakes become one line and status 2."""
+    """Entry point: the user's errors become one line and status 2."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
         run(cfg, shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]))

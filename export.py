@@ -121,7 +121,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def command() -> None:
-    """``python export.py``: the user's mistakes become one line and status 2."""
+    """``python export.py``: the user's errors become one line and status 2."""
     if asks_for_help(sys.argv[1:]):
         print(f"{__doc__}\n{CONFIG.read_text()}", end="")
         return

@@ -189,7 +189,7 @@ def choose_run_dir(cfg: DictConfig) -> Path:
 
 @hydra.main(config_path=str(Path(__file__).parent / "configs"), config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    """Entry point: the user's mistakes become one line and status 2, what stops a run one line and status 1."""
+    """Entry point: the user's errors become one line and status 2, what stops a run one line and status 1."""
     import torch
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 

@@ -99,7 +99,7 @@ class Fuzzer:
         subject = CODECS[name]
         sizes = subject.sizes if sizes is None else sizes
         self.codec, self.seed = subject.make().eval(), seed
-        self.codec.max_pixels = ROOM * max(height * width for height, width in sizes)
+        self.max_pixels = ROOM * max(height * width for height, width in sizes)
         pictures = [picture(*size) for size in sizes]
         self.files = [self.codec.serialise(self.codec.compress(picture)[0]) for picture in pictures]
         self.decoded = [self._decode(data) for data in self.files]
@@ -129,7 +129,7 @@ class Fuzzer:
         return mutation.__name__, "other" if forged else "failure", "a picture from a damaged file"
 
     def _decode(self, data: bytes) -> CodecOutput:
-        return self.codec.decompress([self.codec.parse(data)])
+        return self.codec.decompress([self.codec.parse(data, max_pixels=self.max_pixels)])
 
 
 def picture(height: int, width: int) -> Tensor:
@@ -286,7 +286,7 @@ def _limit_memory(more: int) -> None:
 
 
 def _peak_memory() -> int:
-    """Of this process, in bytes."""
+    """Return what this process holds now, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -36,7 +36,7 @@ class Parts:
 
     @classmethod
     def of(cls, data: bytes) -> "Parts":
-        """Of a whole file."""
+        """Take a whole file apart."""
         header = read_header(data)
         ends = header.num_bytes + np.cumsum((0, *header.lengths))
         strings = tuple(data[a:b] for a, b in itertools.pairwise(ends))

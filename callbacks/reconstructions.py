@@ -148,6 +148,6 @@ class _Seen:
 
 
 def _psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two 8-bit pictures, in dB; 100 where they are equal."""
+    """Return the PSNR of two 8-bit pictures in dB; 100 where they are equal."""
     mse = np.mean((a.astype(np.float64) - b) ** 2) / 255**2
     return float(-10 * np.log10(max(mse, 1e-10)))

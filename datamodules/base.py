@@ -116,7 +116,7 @@ class ImageDataModule(LightningDataModule):
         return self._sources[name]
 
     def check(self, splits: Sequence[Split] = ("train", "val", "test")) -> dict[str, list[str]]:
-        """Reads up to 64 evenly spaced samples of each split, so that mistakes show before training does.
+        """Reads up to 64 evenly spaced samples of each split, so that errors show before training does.
 
         Returns:
             The damaged files among them, {split: [file and reason, ...]}. Training steps over these.

@@ -34,10 +34,10 @@ class Images(Protocol):
     """What is coded: any number of images, read one by one."""
 
     def __len__(self) -> int:
-        """How many."""
+        """Return the number of images."""
 
     def name(self, index: int) -> str:
-        """Of image ``index``, unique."""
+        """Return what image ``index`` is called; no two are called alike."""
 
     def read(self, index: int) -> Batch:
         """A batch of that image alone: ``image`` float (1, 3, H, W) in [0, 1] and labels.
@@ -257,7 +257,7 @@ class _Work:
         return self.headers[key]
 
     def time(self, count: int, progress: bool) -> dict[int, dict[str, float]]:
-        """{position: mean seconds an image to encode and to decode}, one image after the other on all threads."""
+        """{position: mean seconds per image to encode and to decode}, one image after the other on all threads."""
         order = sorted(self.digests)
         chosen = sorted(
             {order[i] for i in np.linspace(0, len(order) - 1, min(count, len(order))).astype(int)}
@@ -300,7 +300,7 @@ def _seconds(point: Point, x: Tensor) -> tuple[float, float]:
 
 
 def _digest(batch: Batch) -> str:
-    """Of an image and its labels."""
+    """Hash an image with its labels, so that a changed one is measured again."""
     digest = hashlib.blake2b(digest_size=16)
     for key, value in sorted(batch.items()):
         if key == "draw":

@@ -38,11 +38,11 @@ class SplitImages:
         self.indices = [round(i * (total - 1) / max(1, count - 1)) for i in range(count)]
 
     def __len__(self) -> int:
-        """How many."""
+        """Return the number of images."""
         return len(self.indices)
 
     def name(self, index: int) -> str:
-        """Of image ``index``, unique."""
+        """Return what image ``index`` is called; no two are called alike."""
         return self.source.name(self.indices[index])
 
     def read(self, index: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from files import batch
-from files.coding import parse
 from files.inputs import InputFile
 from files.writing import refused
 from models.bitstream import MAX_PIXELS, BitstreamError
@@ -49,7 +48,7 @@ def analyse(
         if index in collisions:
             raise ValueError(collisions[index])
         data = source.path.read_bytes()
-        bitstream = parse(codec, data, max_pixels)
+        bitstream = codec.parse(data, max_pixels=max_pixels)
         output = decode_for(codec, tasks.values(), bitstream)
         found: dict[str, Any] = {}
         for name, task in tasks.items():

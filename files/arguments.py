@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> Parser:
-    """Of the whole command line."""
+    """Build the parser of the whole command line."""
     top = Parser(prog="codec.py", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 

@@ -55,7 +55,7 @@ def run(
 ) -> Count:
     """Do the job of every file; one that fails does not keep the others from being done.
 
-    Lines of what was done go to stdout, in the order of ``paths``; mistakes, skips and the bar to stderr.
+    Lines of what was done go to stdout, in the order of ``paths``; errors, skips and the bar to stderr.
 
     Args:
         paths: of the files, for messages.

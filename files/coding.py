@@ -11,7 +11,7 @@ import torch
 from files import batch
 from files.inputs import InputFile
 from files.writing import targets
-from models.bitstream import MAX_PIXELS, MAX_SIDE, check_pixels
+from models.bitstream import MAX_PIXELS, MAX_SIDE
 from models.codecs.base import Codec
 from models.codecs.target_rate import rate_for_bpp
 from models.outputs import Bitstream
@@ -114,7 +114,7 @@ def decompress(
         target = _free(paths[index], refused.get(index), options)
         start = time.perf_counter()
         data = sources[index].path.read_bytes()
-        bitstream = parse(codec, data, options.max_pixels)
+        bitstream = codec.parse(data, max_pixels=options.max_pixels)
         output = codec.decompress([bitstream], upto, want=("pixels",))
         picture = output.x_hat if output.x_hat is not None else output.pixels_by_layer.get(upto or names[-1])
         if picture is None:
@@ -129,18 +129,6 @@ def decompress(
     with _tiles(codec, options):
         _warm_up(codec)
         return batch.run([s.path for s in sources], work, workers=options.workers)
-
-
-def parse(codec: Codec, data: bytes, max_pixels: int) -> Bitstream:
-    """A file's bitstream, its size checked whatever kind of file it is.
-
-    Raises:
-        BitstreamError: see ``Codec.parse``, or more pixels than that.
-    """
-    codec.max_pixels = max_pixels
-    bitstream = codec.parse(data)
-    check_pixels(bitstream.size, max_pixels)
-    return bitstream
 
 
 def _free(target: Path, refused: str | None, options: Options) -> Path:

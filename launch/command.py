@@ -1,4 +1,4 @@
-"""What all entry scripts share: mistakes become one line, and Hydra's own refusals too."""
+"""What all entry scripts share: errors become one line, and Hydra's own refusals too."""
 
 import io
 import os

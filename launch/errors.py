@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pictures.names import printable
 
 SHOW_ALL = os.environ.get("HYDRA_FULL_ERROR") == "1"
-"""Whether mistakes come with the frames that led to them."""
+"""Whether errors come with the frames that led to them."""
 
 
 class UserError(Exception):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from lightning_modules.parts import modules_of
 from models.entropy.tables import is_table
 from models.pretrained.checkpoint import safely_loaded
+from models.pretrained.fit import misfit
 from models.pretrained.run_folder import RunFolder
 
 
@@ -33,21 +34,8 @@ def read_weights(system: nn.Module, part: str, source: str) -> tuple[nn.Module, 
     if len(modules) != 1:
         raise ValueError(f"init_from: {part}: is {len(modules)} modules, name one of them")
     (module,) = modules
-    own = module.state_dict()
-    # Coding tables are made anew from the weights, and may be there or not.
-    missing = sorted(key for key in own.keys() - state.keys() if not is_table(key))
-    foreign = sorted(key for key in state.keys() - own.keys() if not is_table(key))
-    shapes = sorted(
-        key
-        for key in own.keys() & state.keys()
-        if not is_table(key) and own[key].shape != getattr(state[key], "shape", None)
-    )
-    for keys, what in ((missing, "missing there"), (foreign, "unknown here"), (shapes, "of another shape")):
-        if keys:
-            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            raise ValueError(
-                f"init_from: {part}: the weights in {path} do not fit: {', '.join(keys[:3])}{more} {what}"
-            )
+    if trouble := misfit(module, state):
+        raise ValueError(f"init_from: {part}: the weights in {path} do not fit: {trouble}")
     return module, state
 
 

@@ -12,7 +12,7 @@ SUFFIXES = frozenset({
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".heic", ".heif", ".hif", ".tif",
     ".tiff", ".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".jpx",
 })  # fmt: skip
-"""Of the pictures that ``pictures.reading`` reads, in lower case."""
+"""Suffixes of the pictures that ``pictures.reading`` reads, in lower case."""
 
 UNREAD = frozenset({
     ".jxl", ".svg", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".pfm", ".ico", ".icns", ".pcx", ".dds", ".sgi",

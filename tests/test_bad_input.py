@@ -1,4 +1,4 @@
-"""The user's mistakes: one line that names the key, its value and the rule, a status, and no traceback."""
+"""The user's errors: one line that names the key, its value and the rule, a status, and no traceback."""
 
 import os
 import re
@@ -249,7 +249,7 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
     foreign.write_text("no checkpoint")
     place = f"run_dir={tmp_path / 'run'}"
     for source, pattern in (
-        (f"codec: {other}", r"codec: the weights in .*other\.ckpt do not fit: .* and \d+ more missing there"),
+        (f"codec: {other}", r"codec: the weights in .*other\.ckpt do not fit: .* and \d+ more missing"),
         (f"codec.g_s: {other}", r"codec\.g_s: .*other\.ckpt holds no weights under 'codec\.g_s\.'"),
         (f"nope: '{other}:tasks'", r"part 'nope' is no module"),
         (f"codec: {foreign}", r"codec: .*text\.ckpt is no checkpoint that can be loaded safely"),

@@ -408,7 +408,7 @@ def test_compressai_checkpoints_that_do_not_fit_are_told(tmp_path: Path) -> None
             {"N": 8, "M": 16},
         ),
         r"do not fit: .*missing; check": ("cheng2020-anchor", {"N": 8}),
-        r"do not fit: .*unknown to this architecture; check": ("bmshj2018-factorized", {"N": 8, "M": 12}),
+        r"do not fit: .*unknown here; check": ("bmshj2018-factorized", {"N": 8, "M": 12}),
     }
     for message, (name, arguments) in cases.items():
         with pytest.raises(ValueError, match=message):

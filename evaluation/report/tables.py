@@ -136,7 +136,7 @@ def complexity_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     heads = dict.fromkeys(h for row in rows for h in (row.get("macs_per_pixel") or {}).get("heads") or {})
     columns = [(part, "kMAC per pixel; parameters") for part in PARTS]
     columns += [(f"head {head}", "kMAC per pixel; parameters") for head in heads]
-    columns += [("encode", "seconds an image"), ("decode", "seconds an image"), ("peak memory", "MB")]
+    columns += [("encode", "seconds per image"), ("decode", "seconds per image"), ("peak memory", "MB")]
     lines = []
     for row in rows:
         macs, parameters = (row.get(key) or {} for key in ("macs_per_pixel", "parameters"))

@@ -30,7 +30,6 @@ class Codec(Subject):
     Attributes, besides those of ``Subject``:
         file_suffix: of the files that ``serialise`` writes.
         receptive_field: how far beyond a tile the transforms look, in pixels, or ``None`` where tiles do not work.
-        max_pixels: of a picture that ``parse`` accepts; raise it on the instance for larger files that you trust.
         rate_step: distance of neighbouring rates for who searches among them; ``None`` where any value will do.
         learned: it has weights, and is of no use before they are trained.
         exact: bits of ``forward`` are the file's own, no estimate.
@@ -44,7 +43,6 @@ class Codec(Subject):
     gives = ("bits", "pixels")
     file_suffix: str = container.SUFFIX
     receptive_field: int | None = None
-    max_pixels: int = container.MAX_PIXELS
     rate_step: float | None = None
     learned: bool = True
     exact: bool = False
@@ -160,13 +158,13 @@ class Codec(Subject):
         """The file of one image; standard codecs give their own format."""
         return container.pack(bitstream, self.model_id())
 
-    def parse(self, data: bytes) -> Bitstream:
-        """Undo ``serialise``.
+    def parse(self, data: bytes, *, max_pixels: int = container.MAX_PIXELS) -> Bitstream:
+        """Undo ``serialise``; raise ``max_pixels`` (H x W) for larger files that you trust.
 
         Raises:
-            BitstreamError: not a whole, unharmed file of this codec with these weights.
+            BitstreamError: not a whole, unharmed file of this codec with these weights, or a larger picture.
         """
-        bitstream = container.unpack(data, self.layers, self.model_id(), max_pixels=self.max_pixels)
+        bitstream = container.unpack(data, self.layers, self.model_id(), max_pixels=max_pixels)
         if (bitstream.rate is None) != (not self.rates) or (
             self.rates and not min(self.rates) <= bitstream.rate <= max(self.rates)
         ):

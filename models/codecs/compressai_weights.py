@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from models.entropy.tables import is_table
 from models.pretrained.checkpoint import safely_loaded
+from models.pretrained.fit import misfit
 
 FILE = "compressai.pth.tar"
 """Name of the file in an exported model: CompressAI's tools know it by this ending."""
@@ -53,20 +54,7 @@ def load_compressai(module: nn.Module, path: str | os.PathLike[str]) -> None:
     if not isinstance(content, Mapping):
         raise ValueError(f"weights={path} holds no state dict")
     state = renamed(next((content[key] for key in CONTAINERS if key in content), content))
-    own = module.state_dict()
     given = {key: value for key, value in state.items() if not is_table(key)}
-    needed = {key for key in own if not is_table(key)}
-    wrong = {
-        "missing": sorted(needed - given.keys()),
-        "unknown to this architecture": sorted(given.keys() - needed),
-        "of another shape": sorted(
-            k for k in needed & given.keys() if getattr(given[k], "shape", None) != own[k].shape
-        ),
-    }
-    for what, keys in wrong.items():
-        if keys:
-            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            raise ValueError(
-                f"weights={path} do not fit: {', '.join(keys[:3])}{more} {what}; check `architecture` and `arguments`"
-            )
+    if trouble := misfit(module, given):
+        raise ValueError(f"weights={path} do not fit: {trouble}; check `architecture` and `arguments`")
     nn.Module.load_state_dict(module, given, strict=False)

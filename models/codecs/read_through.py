@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from models.bitstream import MAX_PIXELS
 from models.codecs.base import Codec
 from models.outputs import Bitstream, CodecOutput, LatentSpec
 
@@ -60,8 +61,8 @@ class ReadThrough(Codec):
     def serialise(self, bitstream: Bitstream) -> bytes:
         return self.codec.serialise(bitstream)
 
-    def parse(self, data: bytes) -> Bitstream:
-        return self.codec.parse(data)
+    def parse(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Bitstream:
+        return self.codec.parse(data, max_pixels=max_pixels)
 
     def check_available(self) -> None:
         self.codec.check_available()

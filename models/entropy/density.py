@@ -18,7 +18,7 @@ from models.lower_bound import LowerBound
 LEAST = 1e-9
 """Likelihoods are bounded to this."""
 TAIL_MASS = 1e-9
-"""Of a learned density, beyond where its CDF table ends."""
+"""Mass of a learned density beyond where its CDF table ends."""
 
 
 class Density(nn.Module):

@@ -11,7 +11,7 @@ from models.entropy.exact_attention import Product, layer_norm, softmax
 from models.entropy.grid import FRACTION_BITS, RANGE_BITS, SUM_BITS, round_inputs
 
 PART_BYTES = 1 << 26
-"""Of memory that one part of a convolution may take."""
+"""Bytes of memory that one part of a convolution may take."""
 BROKEN = "a network of the entropy model has NaN or infinite weights: it cannot code"
 SPLIT = (nn.Conv2d, nn.ConvTranspose2d)
 """Layers that are computed in parts; subclasses have ways of their own."""

@@ -81,7 +81,7 @@ def _gaussian_row(scale: float) -> tuple[int, np.ndarray]:
 
 
 def _gaussian_mass(value: np.ndarray, scale: float) -> np.ndarray:
-    """Of the interval of length 1 around each value of at least 0."""
+    """Return the mass of the interval of length 1 around each value of at least 0."""
     root = scale * math.sqrt(2)
     return (_erfc((value - 0.5) / root) - _erfc((value + 0.5) / root)) / 2
 

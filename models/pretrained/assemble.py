@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from models.codecs.base import Codec
-from models.entropy.tables import is_table
 from models.pretrained.construct import check_targets, construct, targets
+from models.pretrained.fit import misfit
 
 BEGINNINGS = ("pretrained", "weights", "checkpoint_path")
 """Arguments that only say where weights begin: a trained model's own replace them."""
@@ -127,23 +127,12 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], prefix: str) ->
     Raises:
         ValueError: missing, foreign or wrongly shaped weights.
     """
-    own, start = module.state_dict(), f"{prefix}."
+    start = f"{prefix}."
     given = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
-    # Tables change their size with what they are made from, and are made when they are missing.
-    missing = sorted(key for key in own.keys() - given.keys() if not is_table(key))
-    foreign = sorted(given.keys() - own.keys())
-    shapes = sorted(
-        f"{key} {tuple(given[key].shape)} for {tuple(own[key].shape)}"
-        for key in own.keys() & given.keys()
-        if not is_table(key) and own[key].shape != given[key].shape
-    )
-    for keys, what in ((missing, "missing"), (foreign, "unknown here"), (shapes, "of another shape")):
-        if keys:
-            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            raise ValueError(
-                f"weights of {prefix} do not fit the config: {', '.join(keys[:3])}{more} {what}; use the version of "
-                "the code that made them"
-            )
+    if trouble := misfit(module, given):
+        raise ValueError(
+            f"weights of {prefix} do not fit the config: {trouble}; use the version of the code that made them"
+        )
     try:
         module.load_state_dict(given, strict=False)
     except RuntimeError as error:

@@ -115,7 +115,7 @@ class RunFolder:
         return self.summary.is_file()
 
     def stage(self, number: int, name: str) -> StageFolder:
-        """Of a stage by its number (1, 2, ...) and name, there or not."""
+        """Return the folder of a stage by its number (1, 2, ...) and name, whether it is there or not."""
         return StageFolder(self.path / STAGES / f"{number:02d}-{name}")
 
     @property

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.bitstream import MAX_SIDE, BitstreamError
+from models.bitstream import MAX_PIXELS, MAX_SIDE, BitstreamError, check_pixels
 from models.codecs.base import Codec
 from models.outputs import Bitstream, CodecOutput
 
@@ -115,9 +115,11 @@ class StandardCodec(Codec):
         """The codec's own file, as any other program reads it."""
         return bitstream.strings["base"]
 
-    def parse(self, data: bytes) -> Bitstream:
+    def parse(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Bitstream:
         """A file of the codec's own kind; its native rate is not stored in it, so it is the codec's default."""
-        return Bitstream({"base": data}, self.read_size(data), self._check_rate(None))
+        size = self.read_size(data)
+        check_pixels(size, max_pixels)
+        return Bitstream({"base": data}, size, self._check_rate(None))
 
 
 @contextmanager

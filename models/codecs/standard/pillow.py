@@ -26,7 +26,7 @@ class PillowCodec(StandardCodec):
     colour: ClassVar[str] = "inside the library: full-range BT.601 YCbCr"
 
     def arguments(self, rate: float | str, size: tuple[int, int]) -> dict[str, Any]:
-        """Of ``Image.save`` for a picture of (H, W)."""
+        """Return the arguments of ``Image.save`` for a picture of (H, W)."""
         raise NotImplementedError
 
     def settings(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 
 from torch import Tensor, nn
 
+from models.bitstream import MAX_PIXELS
 from models.codecs.base import Codec
 from models.outputs import Bitstream, CodecOutput
 
@@ -62,7 +63,7 @@ class Filtered(Codec):
         """A file of the codec behind."""
         return self.codec.serialise(bitstream)
 
-    def parse(self, data: bytes) -> Bitstream:
+    def parse(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Bitstream:
         """A file of the codec behind."""
-        bitstream = self.codec.parse(data)
+        bitstream = self.codec.parse(data, max_pixels=max_pixels)
         return Bitstream(bitstream.strings, bitstream.size, self._check_rate(None))
