@@ -1,6 +1,7 @@
 """Texts in Hydra's override grammar: values of any content, and names for folders that need no quotes in it."""
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from urllib.parse import quote
@@ -40,4 +41,5 @@ def point_name(overrides: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return quote(text, safe="").replace("~", "%7E")
+    # File names need not be UTF-8.
+    return quote(os.fsencode(text), safe="").replace("~", "%7E")
