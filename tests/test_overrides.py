@@ -58,6 +58,7 @@ def test_points_have_folders_of_their_own() -> None:
 
 def test_a_points_folder_says_what_it_is_and_needs_no_quotes() -> None:
     assert point_name(["lmbda=0.0005"]) == "lmbda-0.0005"
+    assert point_name(["data.root=/d/caf\udce9"]) == "data.root-%2Fd%2Fcaf%E9"
     assert point_name(["seed=1", "lmbda=0.0005"]) == point_name(["lmbda=0.0005", "seed=1"])
     assert point_name(["codec=jpeg", "data.root=/d/a_b"]) == "codec-jpeg+data.root-%2Fd%2Fa_b"
     for overrides in (["lmbda=5e-4", "+x={a: [1, 'é ~']}"], ["~a"], ["x=" + "{" * 99], []):
