@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,7 @@ def _evaluated(root: Path, out: Path) -> Iterator[dict[str, Any]]:
     subprocess.run(command, check=True)
     shown = " ".join(["python evaluate.py", *(f"'{a}'" for a in arguments), "data.root=DIR out=OUT"])
     results = json.loads((out / "results.json").read_text())
+    _check_complete(results)
     with (out / "per_image.csv").open(newline="") as file:
         measured = list(csv.DictReader(file))
     names = list(dict.fromkeys(m["image"] for m in measured))
@@ -178,6 +179,18 @@ def _evaluated(root: Path, out: Path) -> Iterator[dict[str, Any]]:
             "bytes": [round(float(m["bpp"]) * pixels[m["image"]] / 8) for m in of_point],
             "psnr": [float(m["psnr"]) for m in of_point],
         }
+
+
+def _check_complete(results: Mapping[str, Any]) -> None:
+    """That no codec, rate or image is missing: the curves would be others.
+
+    Raises:
+        RuntimeError: something is, with the reason.
+    """
+    if missing := [*results["skipped"], *results["excluded_images"]]:
+        raise RuntimeError(
+            f"the record would be incomplete, run it again (what was measured is kept): {missing}"
+        )
 
 
 def _size(root: Path, name: str) -> int:

@@ -76,6 +76,17 @@ def test_figures_must_be_those_of_the_evaluation() -> None:
             kodak_anchors._check_against(wrong, bd_rates(rows()))
 
 
+def test_a_record_without_all_of_its_points_is_not_written() -> None:
+    whole = {"skipped": [], "excluded_images": []}
+    kodak_anchors._check_complete(whole)
+    for part in (
+        {"skipped": [{"codec": "vvc 22", "reason": "too slow"}]},
+        {"excluded_images": [{"image": "a.png"}]},
+    ):
+        with pytest.raises(RuntimeError, match="incomplete, run it again"):
+            kodak_anchors._check_complete(whole | part)
+
+
 def test_records_have_a_line_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     notes = 'quotes "rows": [] and \\ stay'
