@@ -18,20 +18,47 @@ def cells_of(title: str) -> list[str]:
     return [cell.strip().strip("*") for cell in line.strip("|").split("|")][1:]
 
 
-def test_figures_are_those_of_the_record() -> None:
+def test_the_quickstart_s_table_is_the_record_s() -> None:
     figures = json.loads((ROOT / "benchmarks" / "results" / "main_job.json").read_text())["figures"]
-    for title, name in (
-        ("heads on the rate-distortion codec", "rd_codec"),
-        ("the same, trained as long as joint", "control"),
-        ("**jointly tuned**", "joint"),
-    ):
-        (line,) = [line for line in README.splitlines() if line.startswith(f"| {title}")]
-        cells = [cell.strip().strip("*") for cell in line.strip("|").split("|")][1:]
-        keys = ("bpp", "bpp_payload", "psnr", "identity", "parsing")
-        digits = (3, 3, 2, 3, 3)
-        assert cells == [
-            f"{figures[f'quickstart_{k}_{name}']:.{d}f}" for k, d in zip(keys, digits, strict=True)
+    digits = {"bpp": 3, "bpp_payload": 3, "psnr": 2, "identity": 3, "parsing": 3}
+    for lmbda in ("0.0005", "0.0015", "0.005"):
+        for run in ("control", "joint"):
+            expected = [f"{figures[f'{key}_{run}_{lmbda}']:.{d}f}" for key, d in digits.items()]
+            assert cells_of(f"{lmbda}, {run} |") == expected
+        shown = [
+            f"{figures[f'{key}_difference_{lmbda}']:+.{d}f} ({low:+.{d}f} to {high:+.{d}f})"
+            for key, d in digits.items()
+            for low, high in [[figures[f"{key}_difference_{lmbda}_{end}"] for end in ("low", "high")]]
         ]
+        assert cells_of(f"{lmbda}, difference |") == shown
+
+
+def test_the_kodak_table_is_the_record_s() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "kodak_anchors.json").read_text())
+    figures = record["figures"]
+    set_to = {
+        row["codec"]: "; ".join(row["settings"].values()) for row in record["rows"] if row["kind"] == "codec"
+    }
+
+    def shown(codec: str, anchor: str) -> str:
+        if codec == anchor:
+            return "0"
+        value, low, high = (figures[f"bd_rate_{codec}_vs_{anchor}{end}"] for end in ("", "_low", "_high"))
+        return f"{value:+.1f} % ({low:+.1f} to {high:+.1f})"
+
+    for codec in ("vvc", "hevc", "avif", "jpegxl", "jpeg2000", "webp", "jpeg"):
+        assert cells_of(f"{codec} |") == [set_to[codec], shown(codec, "hevc"), shown(codec, "vvc")]
+    ratios = [figures[f"evaluate_overhead_ratio{end}"] for end in ("_one_worker", "")]
+    assert "takes {:.1f} times a bare loop on one core, and {:.1f} times".format(*ratios) in PROSE
+    assert figures["max_bpp_difference_to_compressai_bench"] < 3.5e-8
+    assert figures["max_psnr_difference_to_compressai_bench"] < 5.5e-7
+
+
+def test_what_is_said_of_starting_is_in_the_record() -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / "startup.json").read_text())["figures"]
+    shown = "`--help` {startup_ratio_help:.1f}, `codec.py compress jpeg` {startup_ratio_jpeg:.1f} and the shipped codec "
+    shown += "{startup_ratio_learned:.1f} times"
+    assert shown.format(**figures) in PROSE
 
 
 def test_coding_figures_are_those_of_the_record() -> None:
