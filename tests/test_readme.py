@@ -56,8 +56,8 @@ def test_the_kodak_table_is_the_record_s() -> None:
 
 def test_what_is_said_of_starting_is_in_the_record() -> None:
     figures = json.loads((ROOT / "benchmarks" / "results" / "startup.json").read_text())["figures"]
-    shown = "`--help` {startup_ratio_help:.1f}, `codec.py compress jpeg` {startup_ratio_jpeg:.1f} and the shipped codec "
-    shown += "{startup_ratio_learned:.1f} times"
+    shown = "`--help` {startup_ratio_help:.1f}, `codec.py compress jpeg` {startup_ratio_jpeg:.1f} and the shipped "
+    shown += "codec {startup_ratio_learned:.1f} times"
     assert shown.format(**figures) in PROSE
 
 
