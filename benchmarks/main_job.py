@@ -1,4 +1,4 @@
-"""Is joint tuning worth it? ``python -m benchmarks.main_job DIR [--jobs N]`` trains the quickstart and its control.
+"""Is joint tuning worth it? ``python -m benchmarks.main_job DIR`` trains the quickstart and its control.
 
 At each of three lmbdas and three seeds, both have the same pretraining and the same first training of the heads. Then
 codec and heads are trained together as long, from the same weights, on the same batches, at the same lmbda, with the
@@ -185,18 +185,18 @@ def _jpeg(rows: Rows, metric: str) -> Iterable[tuple[int, list[tuple[float, floa
         yield seed, sorted((row["bpp"], row["tasks"][metric]) for row in jpeg if row["seed"] == seed)
 
 
-def main(root: Path, jobs: int) -> None:
+def main(root: Path, seeds: Sequence[int], jobs: int) -> None:
     """Run everything and write the record and its picture."""
     root.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with ThreadPoolExecutor(jobs) as pool:
-        points = itertools.product(SEEDS, LMBDAS)
+        points = itertools.product(seeds, LMBDAS)
         done = [pool.submit(pair, root.absolute(), lmbda, seed, threads) for seed, lmbda in points]
         rows = [row for future in done for row in future.result()]
     notes = (
         "400 test portraits, the same for all; rates and tasks from real files. Joint and control share pretraining "
         "and the heads' first training, and train on from there as long, on the same batches, at the same lmbda, "
-        "with the same learning rates; no task's gradient reaches the control's codec, whose gradient is clipped "
+        "with the same rates of learning; no task's gradient reaches the control's codec, whose gradient is clipped "
         "apart from its heads'. Differences are joint less control, paired by seed; intervals are Student's t over "
         "the seeds, no bootstrap over images. BD figures are over the three lmbdas. JPEG is read by the joint "
         "codec's heads, which never saw JPEG."
@@ -218,8 +218,9 @@ if __name__ == "__main__":
     )
     parser.add_argument("out", metavar="DIR", help="folder of the runs, or `draw` for the picture alone")
     parser.add_argument("--jobs", type=int, default=1, help="pairs trained at once, sharing the cores")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="intervals need three")
     options = parser.parse_args()
     if options.out == "draw":
         draw(json.loads((RESULTS / "main_job.json").read_text())["rows"], PICTURE)
     else:
-        main(Path(options.out), options.jobs)
+        main(Path(options.out), options.seeds, options.jobs)
