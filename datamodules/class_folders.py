@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from datamodules.base import ImageDataModule, Split
-from datamodules.files import checked_root, place_in_split, read_image
+from datamodules.files import checked_root, place_in_split
+from datamodules.image_folder import ImageFiles
 from datamodules.samples import Label
 from pictures.finding import below, said
 from pictures.names import shown
@@ -95,7 +96,7 @@ class ClassFolders(ImageDataModule):
         return ClassifiedFiles(self.root, list(files), list(files.values()), self.labels, left_out)
 
 
-class ClassifiedFiles:
+class ClassifiedFiles(ImageFiles):
     """A list of image files and their classes as a Source.
 
     Args:
@@ -114,24 +115,12 @@ class ClassifiedFiles:
         labels: dict[str, Label],
         left_out: str = "",
     ):
-        self.labels = labels
-        self.root = root
-        self.names = names
-        self.classes = classes
-        self.left_out = left_out
-
-    def __len__(self) -> int:
-        """Number of files."""
-        return len(self.names)
-
-    def name(self, index: int) -> str:
-        """Path relative to the root."""
-        return shown(self.names[index])
+        super().__init__(root, names, left_out)
+        self.labels, self.classes = labels, classes
 
     def read(self, index: int) -> dict[str, Tensor]:
         """The picture, upright, and its class."""
-        image = read_image(self.root / self.names[index])
-        return {"image": image, "class": torch.tensor(self.classes[index])}
+        return super().read(index) | {"class": torch.tensor(self.classes[index])}
 
 
 def _folders(folder: Path) -> list[str]:
