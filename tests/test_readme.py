@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import CONFIGS
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +21,11 @@ def cells_of(title: str) -> list[str]:
 
 
 def test_the_quickstart_s_table_is_the_record_s() -> None:
-    figures = json.loads((ROOT / "benchmarks" / "results" / "main_job.json").read_text())["figures"]
+    record = ROOT / "benchmarks" / "results" / "main_job.json"
+    if not record.is_file():
+        assert "The record is still to be made." in PROSE
+        pytest.skip("benchmarks.main_job has still to be run")
+    figures = json.loads(record.read_text())["figures"]
     digits = {"bpp": 3, "bpp_payload": 3, "psnr": 2, "identity": 3, "parsing": 3}
     for lmbda in ("0.0005", "0.0015", "0.005"):
         for run in ("control", "joint"):
