@@ -7,6 +7,7 @@ python codec.py info FILE.bif...                     what a file says of itself
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Collection, Sequence
@@ -207,5 +208,6 @@ def main(arguments: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     # What the terminal has no letters for ends no batch.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))

@@ -724,7 +724,7 @@ def test_bad_gradient_is_caught_before_it_is_saved(tmp_path):
                 next(pl_module.codec.g_s.parameters()).data.fill_(float("nan"))
 
     every_batch = ModelCheckpoint(tmp_path / "ckpt", every_n_train_steps=1)
-    with pytest.raises(FloatingPointError, match=r"1 weights are not finite .*codec\.g_s"):
+    with pytest.raises(FloatingPointError, match=r"1 weight not finite .*codec\.g_s"):
         fit_system(system, data, tmp_path, [StopOnNonFinite(), Spoil(), every_batch], limit_val_batches=0)
     (kept,) = (tmp_path / "ckpt").glob("*.ckpt")
     state = torch.load(kept, weights_only=True)
