@@ -280,7 +280,7 @@ def test_a_head_for_another_codec_is_refused(run: Path, other_head: Path, tmp_pa
             f"run={run}", f"out={tmp_path / 'm'}", f"tasks=['{tmp_path / 'x.ckpt'}:expression']"
         )
         assert status == 2
-        assert f"trained on another codec than {run / LAST}: {part} differ in 1 weights" in stderr
+        assert f"trained on another codec than {run / LAST}: {part} differ in 1 weight (" in stderr
     assert not (tmp_path / "m").exists()
 
 
