@@ -2,7 +2,7 @@
 
 python -m benchmarks.startup [ROUNDS]      writes benchmarks/results/startup.json
 
-Two minutes on a quiet machine.
+Three minutes on a quiet machine.
 """
 
 import os
@@ -19,7 +19,7 @@ from benchmarks.record import Figures, Rows, write
 
 NAME = "startup"
 ROOT = Path(__file__).parents[1]
-ROUNDS = 9
+ROUNDS = 7
 MODEL = "benchmarks/weights/scenes6_codec"
 TORCH = 'python -c "import torch"'
 HELP = [
