@@ -120,6 +120,15 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
         notes.append(
             f"{counted(len(evaluation.images), 'image')} are few: intervals over so few are too narrow"
         )
+    if cfg.num_images is not None and len(images) < cfg.num_images:
+        held = counted(len(images), "image")
+        notes.append(
+            f"num_images={cfg.num_images}, and split {cfg.split} has {held}: data=test_folder takes a whole folder"
+        )
+    if small := [e["image"] for e in evaluation.entries[0] if e["values"].get("ms_ssim", 0) is None]:
+        notes.append(
+            f"MS-SSIM is left out: {counted(len(small), 'image')} are too small for it, first {small[0]}"
+        )
     heads = {"higher_is_better": directions(points), "own_head_of": own_heads(points)}
     bd = compare(rows, samples, anchors=anchors, **heads)
     results = {

@@ -1,5 +1,6 @@
 """What ``evaluate.py`` is told to evaluate, made into points: standard codecs, runs, sweeps, exports, foreign heads."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,11 +123,23 @@ def points_of(
             skipped.append(found)
         else:
             points += found
+            notes += _not_one_curve(name, found)
     if unknown := sorted(set(rates) - known):
         raise ValueError(
             f"rates names {unknown}, which are no codecs of this call; there are {sorted(known)}"
         )
     return points, skipped, list(dict.fromkeys(notes))
+
+
+def _not_one_curve(name: str, points: Sequence[Point]) -> list[str]:
+    """A note where runs under one name share rate and seed: they differ in something else, or are twins."""
+    runs = Counter((point.shown_rate, point.seed) for point in points if point.codec.learned)
+    return [
+        f"{name}: {count} runs have rate {rate:g} and seed {seed}: if they differ in more than that, their points are "
+        "no curve; give each setting's runs a name of their own"
+        for (rate, seed), count in runs.items()
+        if count > 1 and rate is not None
+    ]
 
 
 def _named(entry: str | Mapping[str, str], where: str) -> tuple[str | None, str]:

@@ -22,14 +22,15 @@ def quoted(value: object) -> str:
 def point_name(overrides: Sequence[str]) -> str:
     """The folder of a sweep's point: other overrides have another, whatever their order.
 
-    >>> point_name(["lmbda=0.001", "data.root=/d/a_b"])
-    'data.root-%2Fd%2Fa_b+lmbda-0.001'
+    >>> point_name(["data.root=/d/a_b", "lmbda=0.001"])
+    'lmbda-0.001+data.root-%2Fd%2Fa_b'
 
     Letters, digits and ``_.+-%`` alone, which Hydra and shells take without quotes: ``resume=`` and ``codecs=[...]`` of
-    such a folder are typed as they are.
+    such a folder are typed as they are. Short keys come first: what is swept (lmbda, seed) is still there where a long
+    name is cut.
     """
     # In keys - is escaped, so that the first one ends the key; + in both.
-    pieces = (text.partition("=") for text in sorted(overrides))
+    pieces = sorted((text.partition("=") for text in overrides), key=lambda piece: (len(piece[0]), piece))
     name = "+".join(
         _escaped(key).replace("-", "%2D") + ("-" + _escaped(value) if equals else "")
         for key, equals, value in pieces

@@ -272,7 +272,7 @@ class CompressionSystem(LightningModule):
         coded = real_bytes.code(self.subject, batch["image"], self.rate)
         for layer, gap in coded.gaps().items():
             rank_zero_warn(
-                f"layer {layer!r}: {gap:+.0f} real bits against the estimate (over 2 % + 200 bits per image)"
+                f"layer {layer!r}: real bits differ by {gap:+.0f}, over 2 % + 200 for an image (hardly trained?)"
             )
         size = coded.output.size
         if size not in self.headers:

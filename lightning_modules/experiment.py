@@ -112,7 +112,8 @@ class Experiment:
             for split in ("val", "test"):
                 if (count := len(data.split(split))) < world_size:
                     raise ValueError(
-                        f"split {split!r} has {counted(count, 'image')} for {world_size} processes: each needs one"
+                        f"split {split!r} has {counted(count, 'image')} for {world_size} processes: each needs one; "
+                        "take fewer processes, or give the split more (data.split_fractions of a shared folder)"
                     )
         dry_run = DryRun(system)
         for number, (name, stage) in enumerate(self.stages.items()):

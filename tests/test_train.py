@@ -487,7 +487,7 @@ def test_a_point_on_several_processes_is_a_command_of_its_own(
     assert [arguments[2:4] for arguments in commands] == [["--config-dir", str(tmp_path / "own")]] * 2
     for (*overrides, run_dir), lmbda in zip(commands, ("0.001", "0.01"), strict=True):
         point = (
-            f"data.root-%27%2Fd%2C%20e%27+data-class_folders+experiment-mine+lmbda-{lmbda}+trainer-ddp_cpu"
+            f"data-class_folders+lmbda-{lmbda}+trainer-ddp_cpu+data.root-%27%2Fd%2C%20e%27+experiment-mine"
         )
         assert compose_config(run_dir).run_dir == f"multirun/it's = mine/{point}"
         # python, train.py and --config-dir DIR come first; the experiment lies in that.
