@@ -465,7 +465,7 @@ def test_a_point_of_a_sweep_runs_on_several_processes(tmp_path: Path) -> None:
     done = call(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (point,) = (tmp_path / "multirun/quickstart").iterdir()
-    assert "+lmbda-0.001+" in point.name
+    assert "lmbda-0.001+" in point.name
     assert (point / "summary.json").is_file()
 
 
