@@ -118,7 +118,7 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
     rows, samples = rows_of(evaluation, command=command, num_resamples=cfg.bootstrap)
     if len(evaluation.images) < FEW:
         notes.append(
-            f"{counted(len(evaluation.images), 'image')} are few: intervals over so few are too narrow"
+            f"intervals are too narrow: they are over {counted(len(evaluation.images), 'image')} alone"
         )
     if cfg.num_images is not None and len(images) < cfg.num_images:
         held = counted(len(images), "image")
@@ -127,7 +127,7 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
         )
     if small := [e["image"] for e in evaluation.entries[0] if e["values"].get("ms_ssim", 0) is None]:
         notes.append(
-            f"MS-SSIM is left out: {counted(len(small), 'image')} are too small for it, first {small[0]}"
+            f"MS-SSIM is left out: it has no value for {counted(len(small), 'small image')}, first {small[0]}"
         )
     heads = {"higher_is_better": directions(points), "own_head_of": own_heads(points)}
     bd = compare(rows, samples, anchors=anchors, **heads)

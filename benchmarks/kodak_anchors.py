@@ -3,7 +3,7 @@
 python -m benchmarks.kodak_anchors DIR [OUT]      writes benchmarks/results/kodak_anchors.json
 
 DIR holds the 24 images; OUT gets the report (default: runs/kodak_anchors). Killed, it goes on from what OUT holds.
-Half an hour on two quiet cores, most of it VVC's.
+Most of the time is VVC's.
 """
 
 import csv

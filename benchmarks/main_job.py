@@ -6,7 +6,7 @@ same learning rates: *joint* with the tasks' gradients in the codec, *control* w
 side_by_side.yaml). That gradient is what they differ in.
 
 DIR gets the runs; killed, the same command goes on. Writes benchmarks/results/main_job.json and
-docs/figures/quickstart.png (``draw``: the picture alone, from the record). Six minutes a pair on two quiet cores.
+docs/figures/quickstart.png (``draw``: the picture alone, from the record).
 """
 
 import argparse

@@ -17,6 +17,7 @@ import torch
 
 from evaluation.environment import processor
 from evaluation.results import git_commit
+from models.pretrained.whole_file import write_whole
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -78,10 +79,7 @@ def section(
     if not path.is_file():
         start = time.monotonic()
         measured = list(rows())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        whole = path.with_suffix(".part")
-        whole.write_text(json.dumps({"seconds": time.monotonic() - start, "rows": measured}))
-        whole.replace(path)
+        write_whole(path, json.dumps({"seconds": time.monotonic() - start, "rows": measured}))
     content = json.loads(path.read_text())
     print(
         f"{record}: {name}: {len(content['rows'])} rows, {content['seconds']:.0f} s",

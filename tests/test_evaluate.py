@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from PIL import Image
 
 import evaluate
+from evaluation.sources import points_of
 from launch.errors import UserError
 from lightning_modules.compression import CompressionSystem
 from models.codecs.identity import Identity
@@ -69,6 +70,27 @@ def test_a_run_gets_the_figures_of_its_own_test(a_run, tmp_path):
         assert mine["tasks"] == pytest.approx(theirs["tasks"], rel=1e-4)
     assert rows["quickstart", "own"]["encode_seconds"] > 0
     assert rows["jpeg", "heads"]["encoder"]["versions"]
+
+
+def test_what_is_left_out_is_noted(photos, tmp_path):
+    notes = run(
+        tmp_path / "out", "codecs=[jpeg]", "rates={jpeg: [20]}", f"data.root={photos}", "num_images=8"
+    )["notes"]
+    assert notes == [
+        "intervals are too narrow: they are over 2 images alone",
+        "num_images=8, and split test has 2 images: data=test_folder takes a whole folder",
+        "MS-SSIM is left out: it has no value for 2 small images, first a.png",
+    ]
+
+
+def test_runs_that_make_no_curve_are_noted(a_run, tmp_path):
+    _, _, notes = points_of([str(a_run)], [], labels={}, rates={})
+    assert not [note for note in notes if "no curve" in note]
+    shutil.copytree(a_run, tmp_path / "mine" / "one")
+    shutil.copytree(a_run, tmp_path / "mine" / "other")
+    points, _, notes = points_of([str(tmp_path / "mine")], [], labels={}, rates={})
+    assert len(points) == 2
+    assert [note for note in notes if note.startswith("mine: 2 runs have rate") and "no curve" in note]
 
 
 @pytest.mark.slow

@@ -26,9 +26,8 @@ _MAX_CUT = 1 << 13
 class VVC(StandardCodec):
     """One intra picture, 4:2:0, 10 bit, as a raw stream; ``rate`` is the qp, 63..17.
 
-    BD-rates of PSNR on three Kodak images, preset fast: chroma QPs 4 lower than luma's gain 9.3 % (2 lower 7.3 %, 6
-    lower 7.1 %), BT.601 in place of BT.709 1.2 % more, Lanczos in place of bicubic 0.1 %. Medium takes four times as
-    long as fast, slow three times as long as medium. With its preset slower, vvenc writes a warning into the stream.
+    For PSNR of RGB, chroma QPs 4 lower than luma's need fewer bits than 2 or 6 lower, and BT.601 than BT.709. With its
+    preset slower, vvenc writes a warning into the stream.
 
     Args:
         preset: vvenc's effort, ``"faster"``, ``"fast"``, ``"medium"`` or ``"slow"``.
