@@ -6,9 +6,8 @@ DIR holds photos of which at least 12 have one size (Kodak's). The model is the 
 mean-scale codec of four stages with a task on latents and one of the same kind on pixels. Run it on a quiet machine.
 
 Sections that are done are kept in runs/coding, by code, machine and settings: after a stop, the same command goes on
-with the next one, and ``--only SECTION`` does some of them beforehand. On two cores, by estimate, 35 minutes: model, coder,
-and whole 8 (half of it short trainings), bytes, tool and analyze 4, the four stars 18 (most of it torch.compile), fuzz a
-minute for every 20,000 files. The record's rows of kind 'section' say what each really took.
+with the next one, and ``--only SECTION`` does some of them beforehand. The four stars take longest (torch.compile). The
+record's rows of kind 'section' say what each really took.
 """
 
 import argparse
