@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from files.arguments import parser
+from launch.process import prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -210,4 +211,5 @@ if __name__ == "__main__":
     # What the terminal has no letters for ends no batch.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    prepare()
     sys.exit(main(sys.argv[1:]))

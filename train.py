@@ -46,6 +46,7 @@ KEYS = {
     "networks": Mapping,
     "task_weights": Mapping[str, Scalar],
     "baselines": Mapping,
+    "compute": Mapping,
     "run_dir": str | None,
     "resume": str | None,
     "codec": Mapping,
@@ -85,6 +86,7 @@ def build(cfg: DictConfig, run_dir: Path) -> "Experiment":
         loggers=[RunCSV(RunFolder(run_dir).metrics), *_parts(cfg.logger or {})],
         baselines=instantiate(cfg.baselines, _convert_="all"),
         seed=cfg.seed,
+        compute=instantiate(cfg.compute),
         config=OmegaConf.to_container(cfg, resolve=True),
     )
     experiment.check()

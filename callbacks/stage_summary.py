@@ -17,7 +17,8 @@ class StageSummary(Callback):
         self._start = time.perf_counter()
         lines = [
             f"\nStage {pl_module.stage_title}: "
-            f"{counted(trainer.num_training_batches, 'batch')} on {counted(trainer.world_size, 'process')}"
+            f"{counted(trainer.num_training_batches, 'batch')} on {counted(trainer.world_size, 'process')}, "
+            f"{trainer.precision}"
         ]
         for name, module in pl_module.parts.items():
             moving = sum(p.numel() for p in module.parameters() if p.requires_grad)

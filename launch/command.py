@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.errors import fail
+from launch.process import prepare
 
 MISTAKES = (ValueError, TypeError, OSError, ImportError, OmegaConfBaseException)
 """What building things from a wrong configuration raises; Hydra's ``InstantiationException`` besides."""
@@ -26,6 +27,7 @@ def run_main(main: Callable[[], None], refusals: tuple[type[BaseException], ...]
         refusals: what Hydra raises on a wrong command line: one line and status 2.
     """
     if not asks_for_help(sys.argv[1:]):
+        prepare()
         # Before Hydra sets up logging: thereafter Lightning would take stdout for its own.
         import lightning.pytorch  # noqa: F401
 

@@ -35,11 +35,13 @@ class StageCheckpoints(Checkpoint):
 
     Attributes:
         last: the file that a run goes on from.
+        compute: what the fit runs with; of a stage that several machines took turns on, the last one's.
     """
 
     def __init__(self, folder: Path, stage: Stage):
         self.folder, self.stage = folder, stage
         self.last = folder / LAST
+        self.compute: dict[str, Any] = {}
         self._best: float | None = None
         self._due = False
         self._start, self._seconds_before = time.perf_counter(), 0.0
@@ -59,6 +61,7 @@ class StageCheckpoints(Checkpoint):
             "best": self._best,
             "seconds": self.seconds,
             "metrics": metrics_of(trainer),
+            "compute": self.compute,
         }
 
     def on_load_checkpoint(

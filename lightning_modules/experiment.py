@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from lightning_modules.compute import Compute
 from lightning_modules.dry_run import DryRun
 from lightning_modules.parts import Parts, reached
 from lightning_modules.stage_check import check_stage
@@ -38,6 +39,7 @@ class Experiment:
         loggers: shared by all stages.
         baselines: {name: {"codec": Codec, "rates": [...]}}, standard codecs to stand beside the stages.
         seed: of the run.
+        compute: how steps are computed.
         config: plain containers, stored in checkpoints.
     """
 
@@ -52,6 +54,7 @@ class Experiment:
     networks: Mapping[str, nn.Module] = field(default_factory=dict)
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seed: int = 0
+    compute: Compute = field(default_factory=Compute)
     config: Mapping[str, Any] | None = None
 
     def check(self) -> None:
@@ -89,7 +92,7 @@ class Experiment:
         # A mistake in one of these shows now, not when the first stage, or the last, begins.
         self.make_callbacks()
         try:
-            trainer = self.trainer(Path(), logger=False)
+            trainer = self.trainer(Path(), training=True, logger=False)
         except (ValueError, MisconfigurationException) as error:
             raise ValueError(f"trainer: {error}") from error
         world_size = trainer.world_size
@@ -148,8 +151,12 @@ class Experiment:
         named = {part.split(".")[1] for part in parts if part.startswith("tasks.")}
         return set(self.tasks) if "tasks" in parts else named
 
-    def trainer(self, folder: Path, **arguments: Any) -> Trainer:
-        """A Trainer for one stage or test, writing to ``folder``."""
+    def trainer(self, folder: Path, *, training: bool = False, **arguments: Any) -> Trainer:
+        """A Trainer for one stage or test, writing to ``folder``.
+
+        Where the config leaves the precision open, training has the hardware's fastest, and tests have float32, which is
+        what files are made with.
+        """
         fixed = {
             "default_root_dir": folder,
             "logger": list(self.loggers),
@@ -161,12 +168,16 @@ class Experiment:
             "inference_mode": False,
             "log_every_n_steps": 1,
         }
+        given = getattr(self.make_trainer, "keywords", {})
         arguments = fixed | arguments
         decided = {*arguments, "max_epochs", "max_steps", "val_check_interval", "callbacks"}
         decided |= {"accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"}
-        if taken := decided & set(getattr(self.make_trainer, "keywords", {})):
+        if taken := decided & set(given):
             raise ValueError(
                 f"{sorted(taken)} are decided by stages (num_batches, num_validations, accumulate) and their updates "
                 "(clip): leave them out"
             )
+        wanted = given.get("precision") if training else given.get("precision") or "32-true"
+        on_cpu = given.get("accelerator") == "cpu" or not torch.cuda.is_available()
+        arguments["precision"] = self.compute.precision(wanted, "cpu" if on_cpu else "cuda")
         return self.make_trainer(**arguments)

@@ -54,8 +54,9 @@ def run(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
         else:
             records.append(_run_stage(experiment, number, name, system, folder))
         first_step += stage.num_batches
-    # Who reads a run as a whole needs no stage's subject: its rows go by the stage's name.
-    records = [{key: value for key, value in record.items() if key != "trains"} for record in records]
+    # Who reads a run as a whole needs no stage's subject, for its rows go by the stage's name, and no machine's choices.
+    own = ("trains", "compute")
+    records = [{key: value for key, value in record.items() if key not in own} for record in records]
     rows = [row for record in records for row in record.pop("test")]
     rows += _test_baselines(experiment, run_dir, first_step)
     summary = {
@@ -110,6 +111,7 @@ def _run_stage(
         "seconds": facts["seconds"],
         "images_per_second": stage.num_batches * data.batch_size / facts["seconds"],
         "metrics": facts["metrics"],
+        "compute": facts["compute"],
     }
     if system.subject.codes:
         rates = system.subject.rates or (None,)
@@ -137,17 +139,20 @@ def _train(
     system.train()
     before = fingerprint(frozen_state(system))
     saving = StageCheckpoints(folder.checkpoints, stage)
-    trainer = experiment.trainer(
-        folder.path,
-        callbacks=[*experiment.make_callbacks(), saving],
-        max_epochs=1,
-        val_check_interval=stage.validate_every,
-        accumulate_grad_batches=stage.accumulate if system.automatic_optimization else 1,
-    )
-    trainer.fit(system, datamodule=data, ckpt_path=saving.last if resumed else None, weights_only=True)
+    with experiment.compute.of(system) as for_compute:
+        trainer = experiment.trainer(
+            folder.path,
+            training=True,
+            callbacks=[*experiment.make_callbacks(), *for_compute, saving],
+            max_epochs=1,
+            val_check_interval=stage.validate_every,
+            accumulate_grad_batches=stage.accumulate if system.automatic_optimization else 1,
+        )
+        saving.compute = experiment.compute.chosen(trainer, for_compute)
+        trainer.fit(system, datamodule=data, ckpt_path=saving.last if resumed else None, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    facts = {"seconds": saving.seconds, "metrics": metrics_of(trainer)}
+    facts = {"seconds": saving.seconds, "metrics": metrics_of(trainer), "compute": saving.compute}
     after = fingerprint(frozen_state(system))
     if moved := [key for key in before if before[key] != after.get(key)]:
         raise RuntimeError(f"stage {name!r} moved frozen weights: {moved[:5]}")

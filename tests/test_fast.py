@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.codecs.base import Codec
 from models.tiling import tiled
-from models.transforms import fast
+from models.transforms import fast, gdn
 from models.transforms.gdn import GDN
 from tests.conftest import tiny_codec
 from tests.drawn_pictures import as_tensor, drawn
@@ -38,7 +38,7 @@ def pictures() -> Tensor:
 @pytest.mark.parametrize("inverse", [False, True])
 @pytest.mark.parametrize("shape", [(1, 6, 5, 7), (3, 6, 2, 4), (1, 6, 1, 1)])
 def test_gdn_is_its_equation(inverse: bool, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast, "PIECE", 6 * 4)  # several pieces, the last one shorter
+    monkeypatch.setattr(gdn, "PIECE", 6 * 4)  # several pieces, the last one shorter
     torch.manual_seed(0)
     layer = GDN(6, inverse=inverse)
     layer.gamma.data += 0.3 * torch.rand(6, 6)

@@ -1,6 +1,6 @@
 """Fast transforms at inference: the same weights and state dict, other kernels, the same result up to float rounding.
 
-Legend: B batch, C channels, P = B H W positions.
+Legend: B batch, C channels.
 
 A network is sped up in place, layer by layer, and can be slowed down again: its layers change class, its weights do not
 change at all. Four things make the difference on a CPU:
@@ -22,10 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from models.transforms.gdn import GDN
-
-PIECE = 1 << 18
-"""Elements of GDN's norm that are computed at a time: 1 MiB in float32, a core's cache."""
+from models.transforms.gdn import GDN, pieces, positions_of
 
 FEW_CHANNELS = 8
 """Up to so many outputs, a transposed convolution is computed as a convolution."""
@@ -77,14 +74,11 @@ class FastGDN(GDN):
         if torch.is_grad_enabled() or x.dtype not in FAST_DTYPES:
             return super().forward(x)
         beta, gamma = self.derived.of(self, x.dtype)
-        channels_last = x.permute(0, 2, 3, 1)
-        positions = channels_last.reshape(-1, len(beta))  # (P, C)
-        result = torch.empty_like(positions)
-        piece = PIECE // len(beta) if x.device.type == "cpu" else len(positions)
-        for source, target in zip(positions.split(piece), result.split(piece), strict=True):
+        y = torch.empty_like(x, memory_format=torch.channels_last)
+        for source, target in pieces(positions_of(x), positions_of(y)):
             norm = torch.addmm(beta, source * source, gamma)
             torch.mul(source, norm.sqrt_() if self.inverse else norm.rsqrt_(), out=target)
-        return result.view(channels_last.shape).permute(0, 3, 1, 2)
+        return y
 
 
 class FastConv2d(nn.Conv2d):
