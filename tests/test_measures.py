@@ -167,21 +167,9 @@ def test_rows_hold_the_contract_and_tables_show_them() -> None:
 
 
 RECORDS = sorted(path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json"))
-AWAITED = {
-    "coding": "its command measures more since: it is to be made anew, on a processor with bf16 instructions"
-}
-"""Records of an earlier version of their command. Who makes one anew takes it from here, for the mark is strict."""
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name, marks=[pytest.mark.xfail(strict=True, reason=AWAITED[name])] if name in AWAITED else []
-        )
-        for name in RECORDS
-    ],
-)
+@pytest.mark.parametrize("name", RECORDS)
 def test_a_record_s_figures_follow_from_its_rows(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     record = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
     assert list(record) == [
