@@ -10,6 +10,7 @@ import argparse
 import io
 import os
 import sys
+import warnings
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -139,7 +140,12 @@ def _codec(model: "Pretrained", options: argparse.Namespace) -> "Codec":
         codec = model.codec.to(torch.device(options.device))
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {options.device}: {str(error).splitlines()[0]}") from error
-    return codec.accelerate(bf16=options.bf16)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        codec.accelerate(bf16=options.bf16)
+    for warning in told:
+        print(f"codec.py {options.command}: {warning.message}", file=sys.stderr)
+    return codec
 
 
 def _find(

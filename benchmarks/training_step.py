@@ -1,14 +1,16 @@
 """A training step of ours, through Lightning with everything at its defaults, beside others' in the same process.
 
-Parts of the record ``speed``. After each of our steps every other program takes one on the same batch, so that what
-else the machine does meets all alike; data are at hand for all, for loading is measured apart.
+Parts of the record ``speed``. Programs take turns on one batch, two steps a turn of which the second is timed, so that
+what else the machine does meets all alike. Data are at hand for all, for loading is measured apart.
 """
 
 import copy
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,20 @@ from hydra import compose, initialize_config_dir
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import train
 from benchmarks.record import ROOT
+from launch.process import give_freed_memory_back, keep_freed_memory
 from lightning_modules.compression import CompressionSystem
 from lightning_modules.experiment import Experiment
 from models.codecs.base import Codec
 from models.entropy.noise import sample_keys
+from models.transforms.for_training import convolutions_for_training
 
-Step = Callable[[Tensor], Any]
-Others = Callable[[Experiment], Mapping[str, Step]]
 LMBDA = 0.01
-WARM_UP = 4
-"""Rounds that are not counted."""
+WARM_UP = 3
+"""Turns that are not counted."""
 
 ARCHITECTURES = {
     "hyperprior": ("bmshj2018-hyperprior", {"N": 128, "M": 192}),
@@ -41,37 +44,57 @@ ARCHITECTURES = {
 }
 
 
-class InTurn(Callback):
-    """Times a fit's steps, and after each lets all others take one of theirs, timed too.
+@dataclass(frozen=True)
+class Other:
+    """Somebody else's step.
 
-    Our time is from the end of the others' to the last callback of our next: loop, transfer, callbacks and all.
-
-    Args:
-        others: {name: one step on a batch of images}.
+    Attributes:
+        step: on a batch of images.
+        memory: what that program does with memory that it frees.
     """
 
-    def __init__(self, others: Mapping[str, Step]):
-        self.others = others
-        self.rounds: list[dict[str, float]] = []
-        self._start = 0.0
+    step: Callable[[Tensor], Any]
+    memory: Callable[[], Any] = keep_freed_memory
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start = time.perf_counter()
+
+class InTurn(Callback):
+    """Times a fit's steps, and lets all others take theirs in between.
+
+    Our time is from the end of one step's last callback to that of the next: loop, transfer, callbacks and all.
+
+    Args:
+        others: by name.
+    """
+
+    def __init__(self, others: Mapping[str, Other]):
+        self.others = others
+        self.turns: list[dict[str, float]] = []
+        self._start = 0.0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        seconds = {"ours": time.perf_counter() - self._start}
-        for name, step in self.others.items():
-            start = time.perf_counter()
-            step(batch["image"])
-            seconds[name] = time.perf_counter() - start
-        self.rounds.append(seconds)
+        now = time.perf_counter()
+        if batch_idx % 2:
+            seconds = {"ours": now - self._start}
+            for name, other in self.others.items():
+                other.memory()
+                other.step(batch["image"])
+                start = time.perf_counter()
+                other.step(batch["image"])
+                seconds[name] = time.perf_counter() - start
+            self.turns.append(seconds)
+            keep_freed_memory()
         self._start = time.perf_counter()
 
 
 def beside(
-    overrides: Sequence[str], others: Others, *, size: int, batch_size: int = 8, steps: int = 30
+    overrides: Sequence[str],
+    others: Callable[[Experiment], Mapping[str, Other]],
+    *,
+    size: int,
+    batch_size: int = 8,
+    turns: int = 15,
 ) -> dict[str, Any]:
     """A stage of an experiment for some steps on one batch, with other programs in turn.
 
@@ -80,22 +103,22 @@ def beside(
         others: from the experiment, before its first step.
         size: of the pictures, drawn portraits.
         batch_size: of them.
-        steps: that count.
+        turns: that count.
 
     Returns:
         Median ``seconds`` of each, their ``low`` and ``high``, and what the fit ran with.
     """
     data = [f"data.size={size}", f"data.num_train={2 * batch_size}", "data.num_val=2", "data.num_test=2"]
     with tempfile.TemporaryDirectory() as folder:
-        cfg = composed(*overrides, *data, f"data.batch_size={batch_size}", "data.num_workers=0")
+        cfg = composed(*overrides, *data, f"data.batch_size={batch_size}")
         experiment = train.build(cfg, Path(folder))
         stage = next(iter(experiment.stages.values()))
-        stage.num_batches = steps + WARM_UP
+        stage.num_batches = 2 * (turns + WARM_UP)
         system = CompressionSystem(experiment.codec, experiment.tasks, stage, config=experiment.config)
         system.stage_title = "1/1"
         in_turn = InTurn(others(experiment))
-        loader = experiment.data.for_stage(num_batches=stage.num_batches, seed=0).train_dataloader()
-        batches = [next(iter(loader))] * stage.num_batches
+        loader = experiment.data.for_stage(num_batches=1, seed=0).train_dataloader()
+        batch = experiment.data.on_after_batch_transfer(next(iter(loader)), 0)
         system.train()
         with experiment.compute.of(system) as for_compute:
             trainer = experiment.trainer(
@@ -106,9 +129,9 @@ def beside(
                 limit_val_batches=0,
             )
             chosen = experiment.compute.chosen(trainer, for_compute)
-            trainer.fit(system, train_dataloaders=_Prepared(batches, experiment.data))
-    rounds = in_turn.rounds[WARM_UP:]
-    series = {name: [round_[name] for round_ in rounds] for name in rounds[0]}
+            trainer.fit(system, train_dataloaders=DataLoader([batch] * stage.num_batches, batch_size=None))
+    counted = in_turn.turns[WARM_UP:]
+    series = {name: [seconds[name] for seconds in counted] for name in counted[0]}
     return {
         "size": size,
         "batch_size": batch_size,
@@ -119,37 +142,17 @@ def beside(
     }
 
 
-class _Prepared:
-    """Batches that are there already, as a loader gives them.
-
-    Args:
-        batches: collated.
-        data: prepares them.
-    """
-
-    def __init__(self, batches: Sequence[Mapping[str, Any]], data: Any):
-        self.batches = [data.on_after_batch_transfer(dict(batch), 0) for batch in batches]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self):
-        return iter(self.batches)
-
-
 def composed(*overrides: str) -> DictConfig:
     """configs/train.yaml with overrides, as ``python train.py`` has it."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         return compose("train", overrides=list(overrides))
 
 
-def compressai_step(model: CompressionModel) -> Step:
+def compressai_step(model: CompressionModel) -> Callable[[Tensor], None]:
     """What CompressAI's example of a training does with a batch: both losses, clipping, both optimisers."""
-    names = {name for name, p in model.named_parameters() if p.requires_grad}
-    quantiles = {name for name in names if name.endswith(".quantiles")}
-    parameters = dict(model.named_parameters())
-    optimiser = torch.optim.Adam((parameters[name] for name in sorted(names - quantiles)), lr=1e-4)
-    auxiliary = torch.optim.Adam((parameters[name] for name in sorted(quantiles)), lr=1e-3)
+    quantiles = [p for name, p in model.named_parameters() if name.endswith(".quantiles")]
+    others = [p for name, p in model.named_parameters() if not name.endswith(".quantiles")]
+    optimiser, auxiliary = torch.optim.Adam(others, lr=1e-4), torch.optim.Adam(quantiles, lr=1e-3)
     criterion = RateDistortionLoss(lmbda=LMBDA)
     model.train()
 
@@ -165,9 +168,11 @@ def compressai_step(model: CompressionModel) -> Step:
     return step
 
 
-def bare_step(codec: Codec, *, bf16: bool) -> Step:
+def bare_step(codec: Codec, *, bf16: bool) -> Callable[[Tensor], None]:
     """A PyTorch loop by hand: our codec in the same arithmetic and order, the same optimiser, nothing logged."""
-    codec = copy.deepcopy(codec).train().to(memory_format=torch.channels_last)
+    codec = copy.deepcopy(codec).train()
+    in_order = convolutions_for_training(codec)
+    in_order.__enter__()  # for good: the copy is ours
     quantiles = [p for name, p in codec.named_parameters() if name.endswith(".quantiles")]
     others = [p for name, p in codec.named_parameters() if not name.endswith(".quantiles")]
     groups = [{"params": others, "lr": 1e-4}, {"params": quantiles, "lr": 1e-3}]
@@ -203,24 +208,81 @@ def codec_overrides(name: str) -> list[str]:
     ]
 
 
-def against_compressai(name: str, size: int, *, compiled: bool = False, steps: int = 30) -> dict[str, Any]:
-    """Our step beside CompressAI's and a bare loop's, on the same weights and batch."""
+def against_compressai(
+    name: str, size: int, *, compiled: bool = False, precision: str | None = None, turns: int = 15
+) -> dict[str, Any]:
+    """Our step beside CompressAI's and a bare loop's, on the same weights and batch.
+
+    CompressAI's is taken twice: with memory as glibc has it by default, as its users run it, and with freed memory kept
+    as we do. The first is glibc's state after it has adapted to the largest activations: mallopt ends its adapting.
+    """
     architecture, arguments = ARCHITECTURES[name]
 
-    def others(experiment: Experiment) -> Mapping[str, Step]:
+    def others(experiment: Experiment) -> Mapping[str, Other]:
         theirs = MODELS[architecture](**arguments)
         theirs.load_state_dict(experiment.codec.model.state_dict(), strict=False)
-        bf16 = experiment.compute.precision(None, "cpu") == "bf16-mixed"
-        return {"compressai": compressai_step(theirs), "bare": bare_step(experiment.codec, bf16=bf16)}
+        step = compressai_step(theirs)
+        bf16 = experiment.compute.precision(precision, "cpu") == "bf16-mixed"
+        batch_size, width = experiment.data.batch_size, arguments["N"]
+        return {
+            "compressai": Other(
+                step, partial(give_freed_memory_back, 4 * batch_size * width * (size // 2) ** 2)
+            ),
+            "compressai_keeping_memory": Other(step),
+            "bare": Other(bare_step(experiment.codec, bf16=bf16)),
+        }
 
     more = ["compute.compile=true"] if compiled else []
-    row = beside([*codec_overrides(name), *more], others, size=size, steps=steps)
+    more += [] if precision is None else [f"trainer.precision={precision}"]
+    row = beside([*codec_overrides(name), *more], others, size=size, turns=turns)
     seconds = row["seconds"]
     return {
         "kind": "step",
         "model": name,
         "compiled": compiled,
+        "precision": row["compute"]["precision"],
         **row,
         "speedup": seconds["compressai"] / seconds["ours"],
+        "speedup_at_equal_memory": seconds["compressai_keeping_memory"] / seconds["ours"],
         "over_bare": seconds["ours"] / seconds["bare"],
     }
+
+
+def two_tasks(*, turns: int = 15) -> dict[str, Any]:
+    """A joint step with a classifier and a segmenter on latents beside a bare step of the codec alone, 128 pixels."""
+
+    def others(experiment: Experiment) -> Mapping[str, Other]:
+        bf16 = experiment.compute.precision(None, "cpu") == "bf16-mixed"
+        return {"codec_alone": Other(bare_step(experiment.codec, bf16=bf16))}
+
+    overrides = [
+        "experiment=photos",
+        "data=portraits",
+        "codec=mean_scale",
+        "+task@tasks.identity=classification_latents",
+        "tasks.identity.target=identity",
+        "tasks.identity.head.features={backbone: resnet18, entry_stride: 16}",
+        "+task@tasks.parsing=segmentation_latents",
+        "tasks.parsing.head.features.entry_stride=16",
+        "+task_weights={identity: 0.1, parsing: 0.1}",
+        "stage@schedule.rate_distortion=joint",
+        f"lmbda={LMBDA}",
+    ]
+    row = beside(overrides, others, size=128, turns=turns)
+    return {"kind": "two_tasks", **row, "ratio": row["seconds"]["ours"] / row["seconds"]["codec_alone"]}
+
+
+def steps(turns: int) -> Iterator[dict[str, Any]]:
+    """Every model and size, and the hyperprior compiled and in float32."""
+    for name, size in (
+        ("hyperprior", 128),
+        ("hyperprior", 256),
+        ("mean_scale", 128),
+        ("mean_scale", 256),
+        ("cheng2020", 128),
+    ):
+        yield against_compressai(name, size, turns=turns)
+    yield against_compressai("hyperprior", 128, compiled=True, turns=turns)
+    for name in ARCHITECTURES:
+        yield against_compressai(name, 128, precision="32-true", turns=turns)
+    yield two_tasks(turns=turns)

@@ -1,6 +1,7 @@
 """ImageDataModule: loaders of keyed training batches and of unpadded evaluation batches over any Source."""
 
 import copy
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +40,10 @@ class ImageDataModule(LightningDataModule):
         batch_size: images in a training batch, over all processes; each of them takes an equal share.
         eval_batch_size: images in an evaluation batch of one process. Default: the share of ``batch_size`` if
             ``eval_size`` makes all images one size, else 1.
-        num_workers: loading processes for each loader; 0 loads in the training process.
+        num_workers: loading processes for each loader; 0 loads in the training process. ``None``: as many as this
+            process has cores beside its own, at most 8; on a CPU none, for training takes all cores there.
+        keep_mb: of decoded samples that each loading process keeps in memory at most, of the training and of the
+            validation split: small sets are read once.
         crop: side of the random square window images are trained on, in pixels. Smaller images are enlarged
             until the shorter side fits. ``None``: whole images, which must then be of one size.
         eval_size: ``None`` evaluates whole images; otherwise the side of the square that the largest centred
@@ -57,7 +61,8 @@ class ImageDataModule(LightningDataModule):
 
     batch_size: int
     eval_batch_size: int | None = None
-    num_workers: int = 2
+    num_workers: int | None = None
+    keep_mb: float = 256
     crop: int | None = None
     eval_size: int | None = None
     flip: float = 0.5
@@ -71,6 +76,7 @@ class ImageDataModule(LightningDataModule):
             ("batch_size", self.batch_size, 1),
             ("eval_batch_size", self.eval_batch_size, 1),
             ("num_workers", self.num_workers, 0),
+            ("keep_mb", self.keep_mb, 0),
             ("min_size", self.min_size, 1),
         ):
             if value is not None and value < least:
@@ -225,7 +231,8 @@ class ImageDataModule(LightningDataModule):
             world_size=world_size,
             **self._stage,
         )
-        return self._loader(TrainingSamples(source, self.train_view, seed=self._stage["seed"]), batches)
+        samples = TrainingSamples(source, self.train_view, seed=self._stage["seed"], keep_mb=self.keep_mb)
+        return self._loader(samples, batches)
 
     def val_dataloader(self) -> DataLoader:
         """Loader of this process's share of the validation split."""
@@ -243,22 +250,33 @@ class ImageDataModule(LightningDataModule):
         batches = ShardedBatches(
             num_samples=len(source), batch_size=batch_size, rank=rank, world_size=world_size
         )
-        return self._loader(EvaluationSamples(source, self.eval_view), batches)
+        # A test sees every sample once.
+        keep_mb = self.keep_mb if split == "val" else 0
+        return self._loader(EvaluationSamples(source, self.eval_view, keep_mb=keep_mb), batches)
 
     def _loader(
         self, samples: TrainingSamples | EvaluationSamples, batches: KeyedBatches | ShardedBatches
     ) -> DataLoader:
+        num_workers = self._num_workers() if self.num_workers is None else self.num_workers
         return DataLoader(
             samples,
             batch_sampler=batches,
             collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             # Its own generator: every pass over a loader draws a seed for its workers, and taking that from
             # the global one would make the model's randomness depend on how often loaders were started.
             generator=torch.Generator(),
         )
+
+    def _num_workers(self) -> int:
+        """For this machine: see ``num_workers``."""
+        if not torch.cuda.is_available():
+            return 0
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        processes = 1 if self.trainer is None else self.trainer.num_devices
+        return min(8, cores // processes - 1) if cores > processes else 0
 
     def _rank(self) -> tuple[int, int]:
         """(rank, number of processes)."""

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.kept import Kept
 from datamodules.samples import Label
 from datamodules.sampling import Key, seed_of_draw
-from datamodules.source import DataError, Source, UnreadableSample, read_checked
+from datamodules.source import DataError, Source, UnreadableSample
 
 MAX_UNREADABLE_IN_A_ROW = 100
 """A training draw that steps over this many files gives up: not single files, the whole disk is broken."""
@@ -28,10 +29,12 @@ class TrainingSamples(Dataset):
         source: the split.
         view: random transform.
         seed: of the stage.
+        keep_mb: of decoded samples that each process keeps in memory at most.
     """
 
-    def __init__(self, source: Source, view: View, *, seed: int):
+    def __init__(self, source: Source, view: View, *, seed: int, keep_mb: float = 0.0):
         self.source = source
+        self.kept = Kept(source, keep_mb)
         self.view = view
         self.seed = seed
 
@@ -50,7 +53,7 @@ class TrainingSamples(Dataset):
         for step in range(min(MAX_UNREADABLE_IN_A_ROW, len(self.source))):
             place = (index + step) % len(self.source)
             try:
-                sample = read_checked(self.source, place)
+                sample = self.kept.read(place)
             except UnreadableSample as error:
                 skipped.append(str(error))
                 continue
@@ -71,10 +74,12 @@ class EvaluationSamples(Dataset):
     Args:
         source: the split.
         view: deterministic transform.
+        keep_mb: as in ``TrainingSamples``.
     """
 
-    def __init__(self, source: Source, view: View):
+    def __init__(self, source: Source, view: View, *, keep_mb: float = 0.0):
         self.source = source
+        self.kept = Kept(source, keep_mb)
         self.view = view
 
     def __len__(self) -> int:
@@ -86,7 +91,7 @@ class EvaluationSamples(Dataset):
         draw, index = key
         about = {"id": self.source.name(index), "draw": draw}
         try:
-            sample = self.view(read_checked(self.source, index), self.source.labels)
+            sample = self.view(self.kept.read(index), self.source.labels)
         except UnreadableSample as error:
             return about | {"skipped": [str(error)]}
         return sample | about | {"skipped": []}

@@ -34,16 +34,22 @@ def keep_freed_memory() -> bool:
     return _set_malloc(trim_threshold=2**31 - 1, mmap_max=0)
 
 
-def give_freed_memory_back() -> bool:
-    """As glibc does it once it has adapted to large blocks: mapped one by one above 32 MiB, trimmed above 64 MiB."""
-    return _set_malloc(trim_threshold=2**26, mmap_max=2**16)
+def give_freed_memory_back(largest: int = 2**25) -> bool:
+    """As glibc does by default, once it has adapted to the blocks that it met.
+
+    Args:
+        largest: of those blocks, in bytes: up to so many, 32 MiB at most, blocks come from the heap, which is trimmed
+            when twice as many lie free at its end; larger ones are mapped one by one.
+    """
+    largest = min(largest, 2**25)
+    return _set_malloc(trim_threshold=2 * largest, mmap_max=2**16, mmap_threshold=largest)
 
 
-def _set_malloc(*, trim_threshold: int, mmap_max: int) -> bool:
+def _set_malloc(*, trim_threshold: int, mmap_max: int, mmap_threshold: int = 2**25) -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     library = ctypes.CDLL(None)
-    library.mallopt(MMAP_THRESHOLD, 2**25)
+    library.mallopt(MMAP_THRESHOLD, mmap_threshold)
     library.mallopt(MMAP_MAX, mmap_max)
     library.mallopt(TRIM_THRESHOLD, trim_threshold)
     return True

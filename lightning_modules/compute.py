@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from models.transforms.fast import bf16_instructions
-from models.transforms.safe import safe_convolutions
+from models.transforms.for_training import convolutions_for_training
 
 HALF = ("bf16-mixed", "bf16-true")
 """Precisions of Lightning that multiply in bfloat16."""
@@ -24,7 +24,7 @@ class Compute:
     """How a stage's steps are computed. The entropy models compute in float32 whatever is chosen.
 
     Args:
-        channels_last: weights and activations of convolutions in the order that hardware computes in; ``None``: yes.
+        channels_last: activations of convolutions in the order that hardware computes in; ``None``: yes.
         compile: the codec's transforms (g_a, g_s, h_a, h_s) with torch.compile, in training steps alone. The first step
             takes half a minute and more; names of weights stay as they are.
     """
@@ -52,19 +52,13 @@ class Compute:
 
     @contextmanager
     def of(self, system: LightningModule) -> Iterator[list[Callback]]:
-        """Prepare a system for a fit inside the block; afterwards it is as it was, but for what it has learned.
+        """Prepare a system for a fit inside the block; afterwards it computes as it did before.
 
         Yields:
             Callbacks that the fit needs.
         """
-        if self.channels_last in (None, True):
-            # A convolution computes in its weight's order, and what it gives is in that order too.
-            system.to(memory_format=torch.channels_last)
-        try:
-            with safe_convolutions(system):
-                yield [Compiled()] if self.compile and _can_compile() else []
-        finally:
-            system.to(memory_format=torch.contiguous_format)
+        with convolutions_for_training(system, channels_last=self.channels_last in (None, True)):
+            yield [Compiled()] if self.compile and _can_compile() else []
 
     def chosen(self, trainer: Trainer, callbacks: list[Callback]) -> dict[str, Any]:
         """What a fit really runs with, for its record."""

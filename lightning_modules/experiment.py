@@ -154,8 +154,8 @@ class Experiment:
     def trainer(self, folder: Path, *, training: bool = False, **arguments: Any) -> Trainer:
         """A Trainer for one stage or test, writing to ``folder``.
 
-        Where the config leaves the precision open, training has the hardware's fastest, and tests have float32, which is
-        what files are made with.
+        Where the config leaves the precision open, training has the hardware's fastest, and tests have float32, in
+        which files are made.
         """
         fixed = {
             "default_root_dir": folder,

@@ -54,7 +54,7 @@ def run(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
         else:
             records.append(_run_stage(experiment, number, name, system, folder))
         first_step += stage.num_batches
-    # Who reads a run as a whole needs no stage's subject, for its rows go by the stage's name, and no machine's choices.
+    # Who reads a run as a whole needs no stage's subject, whose rows go by the stage's name, and no machine's choices.
     own = ("trains", "compute")
     records = [{key: value for key, value in record.items() if key not in own} for record in records]
     rows = [row for record in records for row in record.pop("test")]

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -79,6 +80,7 @@ class Update:
             )
             schedules.append(lambda step: 1.0)
         optimiser = self.optimiser(groups)
+        optimiser.register_step_pre_hook(in_one_order)
         return optimiser, LambdaLR(optimiser, schedules)
 
     def clip_gradients(self, optimiser: Optimizer) -> None:
@@ -86,6 +88,26 @@ class Update:
         if self.clip is not None:
             clipped = [p for group in optimiser.param_groups if group["clipped"] for p in group["params"]]
             nn.utils.clip_grad_norm_(clipped, self.clip)
+
+
+def in_one_order(optimiser: Optimizer, *_: Any) -> None:
+    """Before a step: gradients and states have the order in memory that their weights have.
+
+    torch's fused optimisers take it for granted and check nothing: steps would silently be wrong with a network in
+    channels_last order and a gradient, or a checkpoint, in another.
+    """
+    for parameter in (p for group in optimiser.param_groups for p in group["params"]):
+        if parameter.grad is not None and parameter.grad.stride() != parameter.stride():
+            parameter.grad = _like(parameter, parameter.grad)
+        state = optimiser.state.get(parameter, {})
+        for key, value in state.items():
+            same = isinstance(value, Tensor) and value.shape == parameter.shape
+            if same and value.stride() != parameter.stride():
+                state[key] = _like(parameter, value)
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def log_names(updates: Mapping[str, Update]) -> dict[str, dict[str, str]]:

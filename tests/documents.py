@@ -54,7 +54,7 @@ def copy_project(folder: Path) -> Path:
     for path in (folder / "configs").rglob("*.yaml"):
         text = re.sub(r"\bnum_batches: \d+", "num_batches: 2", path.read_text())
         text = re.sub(r"\bnum_(train|val|test): \d+", r"num_\1: 8", text)
-        path.write_text(re.sub(r"\bnum_workers: \d+", "num_workers: 0", text))
+        path.write_text(re.sub(r"\bnum_workers: (\d+|null)", "num_workers: 0", text))
     return folder
 
 

@@ -1,14 +1,21 @@
 """How a stage's steps are computed: chosen for the machine, right in any order and precision, and told."""
 
 import itertools
+import json
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from launch import process
+from lightning_modules import compute
+from lightning_modules.compute import Compute
+from lightning_modules.updates import in_one_order
 from models.transforms import fast, gdn
+from models.transforms.for_training import convolutions_for_training
 from models.transforms.gdn import GDN
-from models.transforms.safe import safe_convolutions
+from tests.tiny_run import train_small
 
 needs_bf16 = pytest.mark.skipif(
     fast.bf16_instructions() is None, reason="this CPU has no bfloat16 instructions"
@@ -55,10 +62,10 @@ def test_kernels_larger_than_their_map_have_right_gradients(
     kind: type[nn.Module], kernel: int, stride: int, size: tuple[int, int]
 ) -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(kind(64, 64, kernel, stride, kernel // 2)).to(memory_format=torch.channels_last)
+    network = nn.Sequential(kind(64, 64, kernel, stride, kernel // 2))
     x = torch.rand(4, 64, *size)
     expected = gradients(network, x, bf16=False)
-    with safe_convolutions(network):
+    with convolutions_for_training(network):
         found = gradients(network, x, bf16=True)
     assert type(network[0]) is kind
     assert all(close(a, b, 0.02) for a, b in zip(found, expected, strict=True))
@@ -71,8 +78,7 @@ def test_strided_1x1_convolutions_survive_channels_last(channels: int, size: tup
     network = nn.Sequential(nn.Conv2d(channels, 8, 1, stride=2))
     x = torch.rand(2, channels, *size)
     expected = gradients(network, x, bf16=False)
-    network.to(memory_format=torch.channels_last)
-    with safe_convolutions(network):
+    with convolutions_for_training(network):
         found = gradients(network, x.contiguous(memory_format=torch.channels_last), bf16=False)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(found, expected, strict=True))
 
@@ -119,3 +125,81 @@ def test_what_gdn_gives_may_be_written_into() -> None:
     y += x
     y.sum().backward()
     assert x.grad is not None
+
+
+def test_the_hardware_decides_where_nobody_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    for able, chosen in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(compute, "multiplies_in_bf16", lambda device, able=able: able)
+        assert Compute().precision(None, "cpu") == chosen
+        assert Compute().precision("64-true", "cpu") == "64-true"
+    with pytest.warns(UserWarning, match="this CPU has no bfloat16 instructions") as told:
+        assert Compute().precision("bf16-mixed", "cpu") == "32-true"
+    assert len(told) == 1
+    assert "\n" not in str(told[0].message)
+
+
+def stage_of(run: Path) -> dict:
+    return json.loads((run / "stages" / "03-joint" / "stage.json").read_text())
+
+
+@pytest.mark.slow
+def test_each_choice_can_be_turned_off_and_is_told(tmp_path: Path) -> None:
+    run = train_small(tmp_path / "chosen")
+    plain = train_small(tmp_path / "plain", "trainer.precision=32-true", "compute.channels_last=false")
+    able = fast.bf16_instructions() is not None
+    for folder, precision, order in (
+        (run, "bf16-mixed" if able else "32-true", True),
+        (plain, "32-true", False),
+    ):
+        told = stage_of(folder)["compute"]
+        assert (told["precision"], told["channels_last"], told["compile"]) == (precision, order, False)
+        assert told["threads"] == torch.get_num_threads()
+    states = [
+        torch.load(r / "stages" / "03-joint" / "checkpoints" / "last.ckpt")["state_dict"]
+        for r in (run, plain)
+    ]
+    assert list(states[0]) == list(states[1])
+    for key, value in states[0].items():
+        assert value.is_contiguous(), key
+        assert value.dtype == states[1][key].dtype
+
+
+def test_freed_memory_is_kept_where_the_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert process.keep_freed_memory() == process.give_freed_memory_back()
+    monkeypatch.setattr(process.platform, "libc_ver", lambda: ("", ""))
+    assert not process.keep_freed_memory()
+
+
+def test_what_the_environment_says_of_waiting_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(process, "keep_freed_memory", lambda: True)
+    process.prepare()
+    assert process.os.environ["GOMP_SPINCOUNT"] == process.SPINS
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    process.prepare()
+    assert process.os.environ["GOMP_SPINCOUNT"] == "7"
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_is_right_whatever_order_gradients_and_states_have(fused: bool) -> None:
+    torch.manual_seed(0)
+    start, gradients_ = torch.randn(8, 6, 3, 3), torch.randn(3, 8, 6, 3, 3)
+
+    def trained(order: torch.memory_format, mixed: bool) -> Tensor:
+        weight = nn.Parameter(start.clone().contiguous(memory_format=order))
+        optimiser = torch.optim.Adam([weight], lr=0.1, fused=fused)
+        optimiser.register_step_pre_hook(in_one_order)
+        for number, gradient in enumerate(gradients_):
+            own = torch.channels_last if mixed and number != 1 else torch.contiguous_format
+            weight.grad = gradient.contiguous(memory_format=own)
+            optimiser.step()
+            if mixed:  # as after a checkpoint of a run in the other order
+                state = optimiser.state[weight]
+                for key in ("exp_avg", "exp_avg_sq"):
+                    state[key] = state[key].contiguous(memory_format=own)
+        return weight.detach()
+
+    expected = trained(torch.contiguous_format, mixed=False)
+    for order in (torch.contiguous_format, torch.channels_last):
+        assert torch.allclose(trained(order, mixed=True), expected, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Our densities and GDN are CompressAI's to the last bit: names, first weights, values, gradients (but GDN's), tables."""
+"""Our densities and GDN are CompressAI's to the last bit: first weights, values, tables, gradients (but for GDN's)."""
 
 from collections.abc import Callable
 

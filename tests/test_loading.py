@@ -1,5 +1,9 @@
 """Batches depend on (seed, draw) alone, unreadable samples are stepped over, and labels are checked."""
 
+import os
+from collections import Counter
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +11,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.base import ImageDataModule, UnreadableSample
+from datamodules.kept import Kept
 from datamodules.loading import collate
 from datamodules.samples import Label
 from datamodules.source import InvalidLabel, read_checked
@@ -438,3 +443,56 @@ def test_unknown_and_empty_splits():
 def test_collate_of_nothing_readable():
     samples = [{"id": "a", "draw": 0, "skipped": ["a: why"]}, {"id": "b", "draw": 1, "skipped": ["b: why"]}]
     assert collate(samples) == {"skipped": ["a: why", "b: why"]}
+
+
+class Counted(DrawnSource):
+    """Counts how often each sample is read."""
+
+    def __init__(self, num_samples, broken, size):
+        super().__init__(num_samples, broken, size)
+        self.reads = Counter()
+
+    def read(self, index):
+        self.reads[index] += 1
+        return super().read(index)
+
+
+def test_small_sets_are_read_once_and_nobody_changes_what_is_kept():
+    source = Counted(5, broken={3}, size=(20, 24))
+    kept = Kept(source, megabytes=1)
+    for _ in range(3):
+        for index in (0, 1, 2, 4):
+            sample = kept.read(index)
+            expected = DrawnSource(5, broken=set(), size=(20, 24)).read(index)
+            assert all(torch.equal(sample[key], expected[key]) for key in expected)
+            for value in sample.values():
+                value.zero_()
+        with pytest.raises(UnreadableSample, match="drawn/3"):
+            kept.read(3)
+    assert source.reads == {0: 1, 1: 1, 2: 1, 4: 1, 3: 3}
+
+
+def test_what_there_is_no_room_for_is_read_again():
+    source = Counted(3, broken=set(), size=(100, 100))
+    sizes = sum(value.numel() * value.element_size() for value in source.read(0).values())
+    source.reads.clear()
+    kept = Kept(source, megabytes=1.5 * sizes / 2**20)
+    for _ in range(2):
+        for index in range(3):
+            kept.read(index)
+    assert source.reads == {0: 1, 1: 2, 2: 2}
+    for _ in range(2):
+        Kept(source, megabytes=0).read(0)
+    assert source.reads[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("cores", "devices", "cuda", "workers"),
+    [(16, 4, True, 3), (64, 1, True, 8), (2, 2, True, 0), (16, 1, False, 0)],
+)
+def test_loading_processes_suit_the_machine(cores, devices, cuda, workers, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    module = drawn(num_workers=None)
+    module.trainer = SimpleNamespace(num_devices=devices)
+    assert module._num_workers() == workers

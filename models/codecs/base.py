@@ -1,6 +1,7 @@
 """Codec: how an image becomes bits and comes back. Everything that codes images is one of these."""
 
 import hashlib
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -234,19 +235,22 @@ class Codec(Subject):
 
         Args:
             bf16: compute them in bfloat16, for another 1.5 to 2 times the speed; pictures differ by about a grey level.
+                Where the device or a layer cannot, a warning says so, and they are computed in float32.
 
         Returns:
             The codec itself.
 
         Raises:
-            ValueError: the codec is in training, or its device or its transforms' layers cannot compute in bfloat16.
+            ValueError: the codec is in training.
         """
         if self.training:
             raise ValueError("accelerate() is for coding: call codec.eval() first")
         self._slow_down()
-        for path, module in self.named_modules():
-            if path.rpartition(".")[2] in ("g_a", "g_s"):
-                self._accelerated += ((module, fast.speed_up(module, bf16=bf16)),)
+        found = [module for path, module in self.named_modules() if path.rpartition(".")[2] in ("g_a", "g_s")]
+        if bf16 and (reason := next(filter(None, map(fast.why_not_bf16, found)), None)):
+            warnings.warn(f"bf16=True: {reason}: computing in float32", stacklevel=2)
+            bf16 = False
+        self._accelerated = tuple((module, fast.speed_up(module, bf16=bf16)) for module in found)
         return self
 
     def train(self, mode: bool = True) -> "Codec":

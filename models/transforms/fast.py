@@ -210,17 +210,11 @@ def speed_up(network: nn.Module, *, bf16: bool = False) -> tuple[RemovableHandle
 
     Args:
         network: (B, C, H, W) to one map; any layers. What is neither GDN nor a convolution computes as it did.
-        bf16: compute in bfloat16.
+        bf16: compute in bfloat16; ``why_not_bf16`` says where that cannot be.
 
     Returns:
         For ``slow_down``.
-
-    Raises:
-        ValueError: bfloat16 is asked for on a device without instructions for it, or for layers that cannot take it.
     """
-    if bf16:
-        _check_device(network)
-        _check_layers(network)
     for layer in network.modules():
         if fast := FAST.get(type(layer)):
             layer.__class__, layer.derived = fast, Derived()
@@ -247,26 +241,32 @@ def bf16_instructions() -> str | None:
     return "avx512_bf16" if torch.cpu._is_avx512_bf16_supported() else None
 
 
-def _check_device(network: nn.Module) -> None:
+def why_not_bf16(network: nn.Module) -> str | None:
+    """What keeps a network from computing in bfloat16: its device, or a layer; ``None`` if nothing does."""
+    return _of_device(network) or _of_layers(network)
+
+
+def _of_device(network: nn.Module) -> str | None:
     device = next((p.device.type for p in network.parameters()), "cpu")
     able = (
         torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda" else bf16_instructions()
     )
     if device in ("cpu", "cuda") and not able:
-        raise ValueError(
-            f"bf16=True: this {device.upper()} has no bfloat16 instructions (avx512_bf16 or AMX on a CPU), and without "
-            "them it would be slower than float32: leave bf16 out"
+        return (
+            f"this {device.upper()} has no bfloat16 instructions (avx512_bf16 or AMX on a CPU), and without them it "
+            "would be slower than float32"
         )
+    return None
 
 
-def _check_layers(network: nn.Module) -> None:
+def _of_layers(network: nn.Module) -> str | None:
     for name, layer in _with_parameters(network):
         if type(layer) not in FAST and type(layer) not in SLOW:
             known = ", ".join(slow.__name__ for slow in FAST)
-            raise ValueError(
-                f"bf16=True: layer {name!r} is a {type(layer).__name__}, which computes in float32 only "
-                f"(known: {known}): leave bf16 out"
+            return (
+                f"layer {name!r} is a {type(layer).__name__}, which computes in float32 only (known: {known})"
             )
+    return None
 
 
 def _with_parameters(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -84,10 +84,8 @@ class _Normalise(torch.autograd.Function):
         with torch.autocast(gradient.device.type, enabled=False):
             for x_, r_, g_, out in pieces(positions, root, g, positions_of(for_x)):
                 torch.mul(g_, r_, out=out)
-                if ctx.inverse:
-                    t = (g_ * x_).div_(r_).mul_(0.5)
-                else:
-                    t = (out * x_).mul_(r_).mul_(r_).mul_(-0.5)
+                of_root = (g_ * x_).div_(r_) if ctx.inverse else (out * x_).mul_(r_).mul_(r_)
+                t = of_root.mul_(0.5 if ctx.inverse else -0.5)
                 out.addcmul_(x_, t @ gamma, value=2)
                 for_beta += t.sum(0, dtype=sums)
                 for_gamma += t.T @ (x_ * x_)
