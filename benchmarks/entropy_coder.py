@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,22 @@ def picture_of(path: str | Path) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
 
 
-def in_turn(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each call, one of each in every round; the first round only warms up."""
+def in_turn(
+    calls: dict[str, Callable[[], Any]], repeats: int, before: Mapping[str, Callable[[], Any]] | None = None
+) -> dict[str, float]:
+    """Median seconds of each call, one of each in every round; the first round only warms up.
+
+    Args:
+        calls: by name.
+        repeats: rounds that count.
+        before: {name: what that call finds set}; each call is then made twice in a round, and the second is timed.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
         for name, call in calls.items():
+            if before is not None:
+                before[name]()
+                call()
             start = time.perf_counter()
             call()
             if turn:

@@ -106,7 +106,8 @@ def beside(
         turns: that count.
 
     Returns:
-        Median ``seconds`` of each, their ``low`` and ``high``, and what the fit ran with.
+        Median ``seconds`` of each, their ``low`` and ``high``, what the fit ran with, and the mean ``callback_seconds``
+        a step.
     """
     data = [f"data.size={size}", f"data.num_train={2 * batch_size}", "data.num_val=2", "data.num_test=2"]
     with tempfile.TemporaryDirectory() as folder:
@@ -120,11 +121,13 @@ def beside(
         loader = experiment.data.for_stage(num_batches=1, seed=0).train_dataloader()
         batch = experiment.data.on_after_batch_transfer(next(iter(loader)), 0)
         system.train()
+        callbacks = experiment.make_callbacks()
+        costs = {type(callback).__name__: _timed(callback) for callback in callbacks}
         with experiment.compute.of(system) as for_compute:
             trainer = experiment.trainer(
                 Path(folder),
                 training=True,
-                callbacks=[*experiment.make_callbacks(), *for_compute, in_turn],
+                callbacks=[*callbacks, *for_compute, in_turn],
                 max_epochs=1,
                 limit_val_batches=0,
             )
@@ -139,7 +142,25 @@ def beside(
         "low": {name: min(values) for name, values in series.items()},
         "high": {name: max(values) for name, values in series.items()},
         "compute": chosen,
+        "callback_seconds": {name: sum(spent) / stage.num_batches for name, spent in costs.items()},
     }
+
+
+def _timed(callback: Callback) -> list[float]:
+    """Where the seconds of a callback's hooks around a training step gather from here on."""
+    spent: list[float] = []
+
+    def timed(call: Callable[..., None]) -> Callable[..., None]:
+        def hook(*arguments: Any, **named: Any) -> None:
+            start = time.perf_counter()
+            call(*arguments, **named)
+            spent.append(time.perf_counter() - start)
+
+        return hook
+
+    for name in ("on_train_batch_start", "on_train_batch_end"):
+        setattr(callback, name, timed(getattr(callback, name)))
+    return spent
 
 
 def composed(*overrides: str) -> DictConfig:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.entropy_coder import Row, compressai_of, in_turn
+from benchmarks.floor import floor_seconds
+from launch.process import give_freed_memory_back, keep_freed_memory
 from models.codecs.base import Codec
 from models.codecs.compressai import CompressAICodec
 from models.threads import threads
@@ -20,6 +22,8 @@ from models.transforms.fast import bf16_instructions
 def beside_compressai(codec: CompressAICodec, picture: Tensor, *, repeats: int, num_threads: int) -> Row:
     """Picture to file and file to picture, accelerated, beside CompressAI's ``compress`` and ``decompress``.
 
+    CompressAI runs with memory as glibc has it by default, ours with freed memory kept.
+
     Args:
         codec: in evaluation mode.
         picture: (1, 3, H, W), sides multiples of 64.
@@ -28,7 +32,9 @@ def beside_compressai(codec: CompressAICodec, picture: Tensor, *, repeats: int, 
 
     Returns:
         ``threads``, ``bf16`` (the processor's instructions, or ``None``), median ``seconds`` of every call, ``speedup``
-        {"fp32", "bf16" where there is: {"encode", "decode", "both"}} and ``bytes`` of all strings (compressai, ours).
+        {"fp32", "bf16" where there is: {"encode", "decode", "both"}}, ``share_of_floor`` (the same but "both"; see
+        benchmarks/floor.py), ``bytes`` of all strings (compressai, ours, ours in bf16), and whether every precision
+        reads every file to the same symbols (``same_symbols``).
     """
     theirs = compressai_of(codec)
     ours = {"fp32": copy.deepcopy(codec).accelerate()}
@@ -45,7 +51,23 @@ def beside_compressai(codec: CompressAICodec, picture: Tensor, *, repeats: int, 
         for precision, fast in ours.items():
             calls[f"{precision}_encode"] = lambda fast=fast: fast.serialise(fast.compress(picture)[0])
             calls[f"{precision}_decode"] = lambda fast=fast: fast.decompress([fast.parse(file)])
-        seconds = in_turn(calls, repeats)
+        memory = {
+            n: give_freed_memory_back if n.startswith("compressai") else keep_freed_memory for n in calls
+        }
+        seconds = in_turn(calls, repeats, memory)
+        y_hat = codec.decompress([bitstream]).latents["y_hat"]
+        floors = {
+            precision: {
+                "encode": floor_seconds(fast.model.g_a, picture),
+                "decode": floor_seconds(fast.model.g_s, y_hat),
+            }
+            for precision, fast in ours.items()
+        }
+        written = {precision: fast.serialise(fast.compress(picture)[0]) for precision, fast in ours.items()}
+        read = {
+            data: [fast.decompress([fast.parse(data)]).latents["y_hat"] for fast in (codec, *ours.values())]
+            for data in (file, *written.values())
+        }
     for side in ("compressai", *ours):
         seconds[f"{side}_both"] = seconds[f"{side}_encode"] + seconds[f"{side}_decode"]
     return {
@@ -59,10 +81,16 @@ def beside_compressai(codec: CompressAICodec, picture: Tensor, *, repeats: int, 
             }
             for precision in ours
         },
+        "share_of_floor": {
+            precision: {side: floor / seconds[f"{precision}_{side}"] for side, floor in of_sides.items()}
+            for precision, of_sides in floors.items()
+        },
         "bytes": {
             "compressai": sum(len(strings[0]) for strings in result["strings"]),
             "ours": len(bitstream.strings["base"]),
+            **{f"file_{precision}": len(data) for precision, data in written.items()},
         },
+        "same_symbols": all(torch.equal(found[0], other) for found in read.values() for other in found[1:]),
     }
 
 
