@@ -229,9 +229,9 @@ def figures(rows: Rows) -> Figures:
             # In the precision that files are written in.
             found[f"{model}_{side}_share_of_floor"] = found[f"{model}_{side}_share_of_floor_fp32"]
     found["files_read_to_other_symbols"] = float(sum(not row["same_symbols"] for row in of("whole")))
-    sizes = [row["bytes"] for row in of("whole")]
+    sizes = [row["file_bytes"] for row in of("whole")]
     found["bytes_of_bf16_percent"] = (
-        max(abs(100 * b["file_bf16"] / b["file_fp32"] - 100) for b in sizes) if bf16 else None
+        max(abs(100 * b["bf16"] / b["fp32"] - 100) for b in sizes) if bf16 else None
     )
     others = [
         row["seconds"]["ours"] / min(v for k, v in row["seconds"].items() if k != "ours")

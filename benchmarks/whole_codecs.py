@@ -22,7 +22,7 @@ from models.transforms.fast import bf16_instructions
 def beside_compressai(codec: CompressAICodec, picture: Tensor, *, repeats: int, num_threads: int) -> Row:
     """Picture to file and file to picture, accelerated, beside CompressAI's ``compress`` and ``decompress``.
 
-    CompressAI runs with memory as glibc has it by default, ours with freed memory kept.
+    CompressAI has memory as glibc handles it by default, ours keeps what was freed.
 
     Args:
         codec: in evaluation mode.
@@ -33,8 +33,8 @@ def beside_compressai(codec: CompressAICodec, picture: Tensor, *, repeats: int, 
     Returns:
         ``threads``, ``bf16`` (the processor's instructions, or ``None``), median ``seconds`` of every call, ``speedup``
         {"fp32", "bf16" where there is: {"encode", "decode", "both"}}, ``share_of_floor`` (the same but "both"; see
-        benchmarks/floor.py), ``bytes`` of all strings (compressai, ours, ours in bf16), and whether every precision
-        reads every file to the same symbols (``same_symbols``).
+        benchmarks/floor.py), ``bytes`` of all strings (compressai, ours), ``file_bytes`` by precision, and whether every
+        precision reads every file to the same symbols (``same_symbols``).
     """
     theirs = compressai_of(codec)
     ours = {"fp32": copy.deepcopy(codec).accelerate()}
@@ -88,8 +88,8 @@ def beside_compressai(codec: CompressAICodec, picture: Tensor, *, repeats: int, 
         "bytes": {
             "compressai": sum(len(strings[0]) for strings in result["strings"]),
             "ours": len(bitstream.strings["base"]),
-            **{f"file_{precision}": len(data) for precision, data in written.items()},
         },
+        "file_bytes": {precision: len(data) for precision, data in written.items()},
         "same_symbols": all(torch.equal(found[0], other) for found in read.values() for other in found[1:]),
     }
 

@@ -47,6 +47,12 @@ class Walk:
     def __init__(self, rounding: Rounding = "nearest"):
         self.exact, self.scale_index, self.tables = Exact(), ScaleIndex(rounding), TableCache()
 
+    def estimates(self, model: nn.Module) -> bool:
+        """Whether a model's own ``forward`` estimates what is coded: not with a serial context, which it runs on
+        round(y), for in coding each y_hat depends on those before it.
+        """
+        return not isinstance(model, JointAutoregressiveHierarchicalPriors)
+
     # -- models: (stream, y or None, (h, w) of y) -> y_hat -----------------------------------------------------------
 
     @singledispatchmethod

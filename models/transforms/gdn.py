@@ -19,9 +19,9 @@ PIECE = 1 << 19
 class GDN(nn.Module):
     """y_i = x_i / sqrt(beta_i + sum_j gamma_ij x_j^2), or times that root in the inverse.
 
-    State and arithmetic are those of CompressAI's layer, so that weights go both ways and train alike. In training the
-    norm is one matrix product over positions, and its gradient is written by hand: three products and what lies
-    between them, computed while it is in the cache.
+    State and arithmetic are those of CompressAI's layer, so that weights go both ways and train alike. In training on
+    maps in channels_last order the norm is one matrix product over positions, and its gradient is written by hand:
+    three products and what lies between them, computed while it is in the cache.
 
     Args:
         channels: of x.
@@ -39,9 +39,10 @@ class GDN(nn.Module):
         self.gamma = nn.Parameter(self.gamma_reparam.root(0.1 * torch.eye(channels)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape; with gradients in channels_last order."""
+        """(B, C, H, W) to the same shape and order in memory."""
         beta, gamma = self.beta_reparam(self.beta), self.gamma_reparam(self.gamma)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        in_order = x.is_contiguous(memory_format=torch.channels_last)
+        if in_order and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             if torch.is_autocast_enabled(x.device.type):
                 x = x.to(torch.get_autocast_dtype(x.device.type))
             return _Normalise.apply(x, beta, gamma, self.inverse)
