@@ -33,8 +33,8 @@ def beside_compressai(codec: CompressAICodec, picture: Tensor, *, repeats: int, 
     Returns:
         ``threads``, ``bf16`` (the processor's instructions, or ``None``), median ``seconds`` of every call, ``speedup``
         {"fp32", "bf16" where there is: {"encode", "decode", "both"}}, ``share_of_floor`` (the same but "both"; see
-        benchmarks/floor.py), ``bytes`` of all strings (compressai, ours), ``file_bytes`` by precision, and whether every
-        precision reads every file to the same symbols (``same_symbols``).
+        benchmarks/floor.py), ``bytes`` of all strings (compressai, ours), ``file_bytes`` by precision, and whether
+        every precision reads every file to the same symbols (``same_symbols``).
     """
     theirs = compressai_of(codec)
     ours = {"fp32": copy.deepcopy(codec).accelerate()}

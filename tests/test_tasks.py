@@ -1,6 +1,8 @@
 """Tasks: a contract for every yaml in configs/task, and numbers against slow independent versions."""
 
 import json
+import math
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -13,10 +15,12 @@ from torch import Tensor, nn
 from datamodules.samples import IGNORE, MISSING, Label
 from evaluation.devices import moved
 from evaluation.set_metrics import single_numbers
+from models.frozen import Frozen
 from models.outputs import CodecOutput, LatentSpec
 from tasks.base import Task
 from tasks.classification import Classification
 from tasks.cross_entropy import cross_entropy_sum
+from tasks.distillation import Distillation
 from tasks.segmentation import Segmentation
 from tests.conftest import TASKS, component
 
@@ -433,3 +437,60 @@ def test_overlay_of_a_segmentation():
     assert caption == "mIoU 0.67"  # (1 + 1/2 + 1/2) / 3
     assert (picture[0, 1] == picture[1, 1]).all()
     assert (picture[0, 0] != picture[1, 0]).any()
+
+
+def test_distillation_is_its_formula_and_the_teacher_itself_agrees() -> None:
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
+    head = deepcopy(teacher)
+
+    class Student(nn.Module):
+        def forward(self, x: Tensor, *, size: tuple[int, int]) -> Tensor:
+            return head(x)
+
+    task = Distillation(
+        READABLE,
+        {},
+        reads="pixels",
+        head=lambda specs, num: Student(),
+        num_classes=5,
+        teacher=Frozen(teacher),
+        temperature=2.0,
+    )
+    x = torch.rand(4, 3, *SIZE)
+    target = task.target_of({"image": x})
+    assert not target.requires_grad
+    same = task.metrics()
+    same.update(task.predict(CodecOutput(size=SIZE, x_hat=x)), target)
+    assert {key: round(float(value), 5) for key, value in same.compute().items() if key != "nll"} == {
+        "kl": 0,
+        "agreement": 1,
+    }
+    preds = torch.randn(4, 5)
+    loss, count = task.criterion(preds, target)
+    by_hand = sum(
+        4 * p * math.log(p / q)
+        for a, b in zip(target, preds, strict=True)
+        for p, q in zip((a / 2).softmax(0).tolist(), (b / 2).softmax(0).tolist(), strict=True)
+    )
+    assert (float(loss), float(count)) == (pytest.approx(by_hand, rel=1e-4), 4)
+    found = task.metrics()
+    for part in (slice(0, 1), slice(1, 4)):
+        found.update(preds[part], target[part])
+    first = target.argmax(1)
+    nll = -preds.log_softmax(1)[range(4), first].mean()
+    assert float(found.compute()["nll"]) == pytest.approx(float(nll), rel=1e-5)
+    assert float(found.compute()["agreement"]) == float((preds.argmax(1) == first).float().mean())
+
+
+def test_a_teacher_of_other_classes_is_named() -> None:
+    task = Distillation(
+        READABLE,
+        {},
+        reads="pixels",
+        head=lambda specs, num: nn.Identity(),
+        num_classes=7,
+        teacher=Frozen(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))),
+    )
+    with pytest.raises(ValueError, match=r"the teacher gives \(5,\) for an image, and num_classes=7"):
+        task.target_of({"image": torch.rand(1, 3, *SIZE)})
