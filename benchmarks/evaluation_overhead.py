@@ -56,7 +56,7 @@ def bare_loop(photos: Path) -> dict[int, tuple[float, float, float]]:
     return dict(zip(QUALITIES, map(tuple, every.mean(0).tolist()), strict=True))
 
 
-def overhead(photos: Path, *, repeats: int = 3) -> dict[str, Any]:
+def overhead(photos: Path, *, repeats: int = 2) -> dict[str, Any]:
     """Whole commands in turn: evaluate.py with everything at its defaults, and the bare loop.
 
     Returns:

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import coding, equal_result, fuzz, training_step
+from benchmarks import coding, equal_result, fuzz
 from benchmarks.determinism import photos_of
 from benchmarks.engines import engines
 from benchmarks.entropy_coder import Row
@@ -39,6 +39,19 @@ from models.transforms.fast import bf16_instructions
 NAME = "speed"
 BEFORE = "ea1667c"
 """The last commit before the training step was made faster."""
+STEPS = (
+    ("hyperprior", 128, "chosen"),
+    ("hyperprior", 256, "chosen"),
+    ("mean_scale", 128, "chosen"),
+    ("mean_scale", 256, "chosen"),
+    ("cheng2020", 128, "chosen"),
+    ("hyperprior", 128, "compiled"),
+    ("hyperprior", 128, "fp32"),
+    ("mean_scale", 128, "fp32"),
+    ("cheng2020", 128, "fp32"),
+    ("two_tasks", 128, "chosen"),
+)
+"""Model, size of its pictures, and how it computes; see benchmarks/training_step.py."""
 SEEDS = (0, 1, 2)
 PHOTOS = 6
 MODELS = ("hyperprior", "shipped")
@@ -65,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--photos", type=Path, required=True, help="folder of photos of one size (Kodak)")
     parser.add_argument("--train", type=Path, required=True, help="folder of photographs to train on")
     parser.add_argument("--steps", type=int, default=5000, help="of each training (default: 5000)")
-    parser.add_argument("--turns", type=int, default=15, help="of each measurement of a step (default: 15)")
+    parser.add_argument("--turns", type=int, default=10, help="of each measurement of a step (default: 10)")
     parser.add_argument(
         "--only", nargs="+", metavar="SECTION", help="measure and keep these, write no record"
     )
@@ -86,7 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def sections_of(options: argparse.Namespace) -> dict[str, Callable[[], Iterator[Row]]]:
     """{name: what measures its rows}: those that want quiet first."""
     return {
-        "steps": partial(training_step.steps, options.turns),
+        **{
+            f"step {' '.join(map(str, step))}": partial(training_step, *step, options.turns) for step in STEPS
+        },
         "memory": memory,
         "whole": partial(whole, options.photos),
         "engines": partial(engine_rows, options.photos),
@@ -110,11 +125,16 @@ def result(way: str, seed: int, photos: Path, steps: int) -> Iterator[Row]:
     yield equal_result.trained(way, seed, photos, steps=steps, held_out=24)
 
 
+def training_step(model: str, size: int, how: str, turns: int) -> Iterator[Row]:
+    """One model's step, in a process of its own."""
+    printed = _output("-m", "benchmarks.training_step", model, str(size), how, str(turns))
+    yield json.loads(printed.splitlines()[-1])
+
+
 def memory() -> Iterator[Row]:
     """Peaks of a step's memory."""
-    peaks = {
-        side: float(_output("-m", "benchmarks.step_memory", side, "256")) for side in ("ours", "compressai")
-    }
+    sides = ("ours", "ours_giving_back", "compressai")
+    peaks = {side: float(_output("-m", "benchmarks.step_memory", side, "256")) for side in sides}
     yield {"kind": "memory", "mib": peaks, "bf16": bf16_instructions()}
 
 
@@ -217,6 +237,9 @@ def figures(rows: Rows) -> Figures:
     (tasks,), (peaks,) = of("two_tasks"), of("memory")
     found["two_tasks_cost_ratio"] = tasks["ratio"]
     found["memory_ratio_bf16"] = peaks["mib"]["ours"] / peaks["mib"]["compressai"] if bf16 else None
+    found["memory_ratio_bf16_giving_back"] = (
+        peaks["mib"]["ours_giving_back"] / peaks["mib"]["compressai"] if bf16 else None
+    )
     found["loss_gap_gdn_in_seed_spreads"] = equal_result.gap(rows, "gdn", "compressai_gdn")
     found["loss_gap_bf16_in_seed_spreads"] = equal_result.gap(rows, "chosen", "gdn") if bf16 else None
     for model in MODELS:

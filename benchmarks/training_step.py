@@ -1,14 +1,18 @@
 """A training step of ours, through Lightning with everything at its defaults, beside others' in the same process.
 
-Parts of the record ``speed``. Programs take turns on one batch, two steps a turn of which the second is timed, so that
-what else the machine does meets all alike. Data are at hand for all, for loading is measured apart.
+python -m benchmarks.training_step MODEL SIZE chosen|fp32|compiled TURNS      one row of the record ``speed``
+
+MODEL is one of ARCHITECTURES, or two_tasks. Programs take turns on one batch, two steps a turn of which the second is
+timed, so that what else the machine does meets all alike. Data are at hand, for loading is measured apart.
 """
 
 import copy
+import json
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -293,17 +297,21 @@ def two_tasks(*, turns: int = 15) -> dict[str, Any]:
     return {"kind": "two_tasks", **row, "ratio": row["seconds"]["ours"] / row["seconds"]["codec_alone"]}
 
 
-def steps(turns: int) -> Iterator[dict[str, Any]]:
-    """Every model and size, and the hyperprior compiled and in float32."""
-    for name, size in (
-        ("hyperprior", 128),
-        ("hyperprior", 256),
-        ("mean_scale", 128),
-        ("mean_scale", 256),
-        ("cheng2020", 128),
-    ):
-        yield against_compressai(name, size, turns=turns)
-    yield against_compressai("hyperprior", 128, compiled=True, turns=turns)
-    for name in ARCHITECTURES:
-        yield against_compressai(name, 128, precision="32-true", turns=turns)
-    yield two_tasks(turns=turns)
+def main(model: str, size: int, how: str, turns: int) -> None:
+    """Print one row: what pins the end of one measurement's heap would spare the next one's CompressAI its trimming."""
+    row = (
+        two_tasks(turns=turns)
+        if model == "two_tasks"
+        else against_compressai(
+            model,
+            size,
+            compiled=how == "compiled",
+            precision="32-true" if how == "fp32" else None,
+            turns=turns,
+        )
+    )
+    print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

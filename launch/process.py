@@ -19,7 +19,8 @@ def prepare() -> None:
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPINS
-    keep_freed_memory()
+    if not any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        keep_freed_memory()
 
 
 def keep_freed_memory() -> bool:

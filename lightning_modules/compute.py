@@ -1,6 +1,7 @@
 """Compute: the arithmetic, memory order and compiling of a stage's training, chosen for the machine at hand."""
 
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import nn
 
 from models.transforms.fast import bf16_instructions
@@ -93,7 +94,8 @@ class Compiled(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if self._start is not None:
-            rank_zero_info(f"compiled in the first step: {time.perf_counter() - self._start:.0f} s")
+            took = f"compiled: the first step took {time.perf_counter() - self._start:.0f} s"
+            rank_zero_only(print)(took, file=sys.stderr)
             self._start = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

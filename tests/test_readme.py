@@ -31,8 +31,14 @@ def test_the_quickstart_s_table_is_the_record_s() -> None:
         ]
         assert cells_of(f"{lmbda}, difference |") == shown
     for name, form in (
-        ("bd_rate_identity_bpp", "of the identity joint tuning saves {:.0f} % ({:.0f} to {:.0f}) of the bits"),
-        ("bd_rate_parsing_bpp", "of the parsing {:.0f} % ({:.0f} to {:.0f}), which three seeds do not resolve"),
+        (
+            "bd_rate_identity_bpp",
+            "of the identity joint tuning saves {:.0f} % ({:.0f} to {:.0f}) of the bits",
+        ),
+        (
+            "bd_rate_parsing_bpp",
+            "of the parsing {:.0f} % ({:.0f} to {:.0f}), which three seeds do not resolve",
+        ),
         ("bd_psnr_bpp", "it costs {:.2f} dB ({:.2f} to {:.2f}) of PSNR at equal bits"),
     ):
         assert form.format(*(-figures[name + end] for end in ("", "_high", "_low"))) in PROSE

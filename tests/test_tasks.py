@@ -16,6 +16,8 @@ from datamodules.samples import IGNORE, MISSING, Label
 from evaluation.devices import moved
 from evaluation.set_metrics import single_numbers
 from models.frozen import Frozen
+from models.heads.features import TimmFeatures
+from models.heads.points import HeatmapPoints
 from models.outputs import CodecOutput, LatentSpec
 from tasks.base import Task
 from tasks.classification import Classification
@@ -494,3 +496,89 @@ def test_a_teacher_of_other_classes_is_named() -> None:
     )
     with pytest.raises(ValueError, match=r"the teacher gives \(5,\) for an image, and num_classes=7"):
         task.target_of({"image": torch.rand(1, 3, *SIZE)})
+
+
+def test_attributes_count_where_they_are_labelled() -> None:
+    task = build("attributes_pixels")
+    preds = torch.tensor([[2.0, -1.0, 0.5], [0.3, 0.2, -0.4], [-1.0, 3.0, 0.1], [1.0, 0.1, 0.2]])
+    target = torch.tensor([[1, 0, -1], [0, 1, 1], [1, -1, 0], [0, 1, 1]])
+    loss, count = task.criterion(preds, target)
+    pairs = [
+        (z, t) for z, t in zip(preds.flatten().tolist(), target.flatten().tolist(), strict=True) if t >= 0
+    ]
+    by_hand = sum(-math.log(1 / (1 + math.exp(-z if t else z))) for z, t in pairs)
+    assert (float(loss), float(count)) == (pytest.approx(by_hand, rel=1e-5), len(pairs))
+
+    def average_precision(scores: list[float], truths: list[int]) -> float:
+        ranked = [t for _, t in sorted(zip(scores, truths, strict=True), reverse=True)]
+        hits = [sum(ranked[: i + 1]) / (i + 1) for i, t in enumerate(ranked) if t]
+        return sum(hits) / len(hits)
+
+    expected = []
+    for column in range(3):
+        known = [i for i in range(4) if target[i, column] >= 0]
+        expected.append(
+            average_precision(
+                [float(preds[i, column]) for i in known], [int(target[i, column]) for i in known]
+            )
+        )
+    metrics = task.metrics()
+    for row in range(4):
+        metrics.update(task.decide(preds[row : row + 1], SIZE), target[row : row + 1])
+    found = metrics.compute()
+    assert float(found["ap"]) == pytest.approx(sum(expected) / 3, abs=1e-6)
+    right = sum((z > 0) == bool(t) for z, t in pairs)
+    assert float(found["accuracy"]) == pytest.approx(right / len(pairs), abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [None, ("left eye", "right eye")])
+def test_landmarks_are_measured_in_the_image_s_own_scale(scale: tuple[str, str] | None) -> None:
+    node = component("task", "landmarks_latents")
+    task = instantiate(node, scale=scale)(READABLE, LABELS)
+    target = torch.tensor(
+        [[[10.0, 20.0], [40.0, 20.0], [25.0, 60.0]], [[5.0, 5.0], [8.0, 9.0], [math.nan, math.nan]]]
+    )
+    preds = torch.tensor([[[13.0, 24.0], [40.0, 20.0], [25.0, 50.0]], [[5.0, 5.0], [8.0, 12.0], [70.0, 1.0]]])
+    units = [30.0, 5.0] if scale else [math.hypot(30, 40), 5.0]
+    by_hand = ((5 + 0 + 10) / 3 / units[0] + (0 + 3) / 2 / units[1]) / 2
+    metrics = task.metrics()
+    metrics.update(preds, target)
+    assert float(metrics.compute()["nme"]) == pytest.approx(by_hand, rel=1e-6)
+    preds.requires_grad_()
+    loss, count = task.criterion(preds, target)
+    loss.backward()
+    assert float(count) == 5
+    assert preds.grad.isfinite().all()
+    assert not preds.grad[1, 2].any()
+    assert preds.grad[0, 0].all()
+    # An image whose scale has no label counts nowhere.
+    target[:, 0] = math.nan
+    if scale:
+        assert float(task.criterion(preds, target)[1]) == 0
+
+
+def test_points_lie_where_their_heat_is() -> None:
+    head = HeatmapPoints([READABLE["pixels"]], 1, features=partial(TimmFeatures, backbone="resnet10t"))
+    stride = head.strides[0]
+    heat = torch.full((1, 1, *(-(-side // stride) for side in SIZE)), -1e4)
+    heat[0, 0, 3, 5] = heat[0, 0, 3, 6] = 0.0
+    head.heat = Given(heat)
+    (point,) = head(torch.rand(1, 3, *SIZE), size=SIZE)[0].tolist()
+    assert point == pytest.approx([6 * stride - 0.5, 3.5 * stride - 0.5])
+
+
+class Given(nn.Module):
+    """Answers the same whatever it is asked."""
+
+    def __init__(self, answer: Tensor):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer
+
+
+def test_scales_name_two_points() -> None:
+    node = component("task", "landmarks_pixels")
+    with pytest.raises(ValueError, match=r"scale=\['nose', 'ear'\] must be two of the points"):
+        instantiate(node, scale=["nose", "ear"])(READABLE, LABELS)

@@ -228,17 +228,13 @@ class Codec(Subject):
         return torch.stack(losses).sum() if losses else torch.zeros(())
 
     def accelerate(self, *, bf16: bool = False) -> "Codec":
-        """Code faster from here on, until ``train()`` or other weights are loaded.
+        """Code faster from here on, until ``train()`` or other weights are loaded; returns itself.
 
         Concerns g_a and g_s alone (models/transforms/fast.py): any codec of these weights reads the files, accelerated
-        or not, and finds the same symbols. Codecs without such transforms stay as they are.
+        or not, and finds the same symbols.
 
         Args:
-            bf16: compute them in bfloat16, for another 1.5 to 2 times the speed; pictures differ by about a grey level.
-                Where the device or a layer cannot, a warning says so, and they are computed in float32.
-
-        Returns:
-            The codec itself.
+            bf16: in bfloat16, up to twice as fast, a grey level off; where the device or a layer cannot, a warning.
 
         Raises:
             ValueError: the codec is in training.
@@ -247,8 +243,8 @@ class Codec(Subject):
             raise ValueError("accelerate() is for coding: call codec.eval() first")
         self._slow_down()
         found = [module for path, module in self.named_modules() if path.rpartition(".")[2] in ("g_a", "g_s")]
-        if bf16 and (reason := next(filter(None, map(fast.why_not_bf16, found)), None)):
-            warnings.warn(f"bf16=True: {reason}: computing in float32", stacklevel=2)
+        if bf16 and (reasons := list(filter(None, map(fast.why_not_bf16, found)))):
+            warnings.warn(f"bf16=True: {reasons[0]}: computing in float32", stacklevel=2)
             bf16 = False
         self._accelerated = tuple((module, fast.speed_up(module, bf16=bf16)) for module in found)
         return self
