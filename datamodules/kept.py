@@ -8,8 +8,9 @@ from datamodules.source import Source, read_checked
 class Kept:
     """Reads samples, and keeps them while there is room: first come, first kept.
 
-    Nothing is thrown out again: of a set that is larger than the room, drawn in random order, what is kept stays as
-    useful as anything that could take its place. Every loading process has its own.
+    Whoever gets one writes into none of its tensors, which the next one gets, too. Nothing is thrown out again:
+    of a set that is larger than the room, drawn in random order, what is kept stays as useful as anything that could
+    take its place. Every loading process has its own.
 
     Args:
         source: that is read.
@@ -22,7 +23,7 @@ class Kept:
         self._samples: dict[int, dict[str, Tensor]] = {}
 
     def read(self, index: int) -> dict[str, Tensor]:
-        """A sample of the source, checked; its tensors are the caller's to change.
+        """A sample of the source, checked.
 
         Raises:
             UnreadableSample, InvalidLabel: as ``read_checked``, at every call.
@@ -34,4 +35,4 @@ class Kept:
                 return sample
             self._room -= size
             self._samples[index] = sample
-        return {key: value.clone() for key, value in self._samples[index].items()}
+        return dict(self._samples[index])

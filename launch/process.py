@@ -42,7 +42,8 @@ def give_freed_memory_back(largest: int = 2**25) -> bool:
         largest: of those blocks, in bytes: up to so many, 32 MiB at most, blocks come from the heap, which is trimmed
             when twice as many lie free at its end; larger ones are mapped one by one.
     """
-    largest = min(largest, 2**25)
+    # A block that is mapped takes whole pages and its own head, and as much becomes the limit.
+    largest = min(largest + 2**13, 2**25)
     return _set_malloc(trim_threshold=2 * largest, mmap_max=2**16, mmap_threshold=largest)
 
 

@@ -12,9 +12,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.base import ImageDataModule, UnreadableSample
 from datamodules.kept import Kept
-from datamodules.loading import collate
+from datamodules.loading import TrainingSamples, collate
 from datamodules.samples import Label
 from datamodules.source import InvalidLabel, read_checked
+from datamodules.transforms import RandomView
 
 NAMES = ("sky", "road", "tree")
 
@@ -457,19 +458,20 @@ class Counted(DrawnSource):
         return super().read(index)
 
 
-def test_small_sets_are_read_once_and_nobody_changes_what_is_kept():
-    source = Counted(5, broken={3}, size=(20, 24))
-    kept = Kept(source, megabytes=1)
-    for _ in range(3):
-        for index in (0, 1, 2, 4):
-            sample = kept.read(index)
-            expected = DrawnSource(5, broken=set(), size=(20, 24)).read(index)
-            assert all(torch.equal(sample[key], expected[key]) for key in expected)
-            for value in sample.values():
-                value.zero_()
-        with pytest.raises(UnreadableSample, match="drawn/3"):
-            kept.read(3)
-    assert source.reads == {0: 1, 1: 1, 2: 1, 4: 1, 3: 3}
+def test_small_sets_are_read_once_and_no_view_writes_into_what_is_kept():
+    fresh, source = DrawnSource(5, {3}, (24, 32)), Counted(5, {3}, (24, 32))
+    view = RandomView(crop=16, scale=(0.3, 1), colour_jitter=0.5)
+    plain = TrainingSamples(fresh, view, seed=7)
+    kept = TrainingSamples(source, view, seed=7, keep_mb=1)
+    for draw in range(12):
+        sample, expected = kept[draw, draw % 5], plain[draw, draw % 5]
+        assert sample.keys() == expected.keys()
+        for key, value in expected.items():
+            assert (
+                torch.equal(sample[key], value) if isinstance(value, torch.Tensor) else sample[key] == value
+            )
+    assert source.reads == {0: 1, 1: 1, 2: 1, 4: 1, 3: 2}
+    assert set(plain[3, 3]["skipped"]) == set(kept[3, 3]["skipped"]) != set()
 
 
 def test_what_there_is_no_room_for_is_read_again():

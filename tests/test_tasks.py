@@ -37,6 +37,7 @@ READABLE = {
 LABELS = {
     "class": Label("class", tuple(f"class {i}" for i in range(12))),
     "few": Label("class", ("cat", "dog", "cow")),
+    "age": Label("class", ("5", "15", "30", "60")),
     "mask": Label("mask", ("background", "skin", "hair", "mouth")),
     "attributes": Label("attributes", ("smiling", "glasses", "hat")),
     "landmarks": Label("landmarks", ("left eye", "right eye", "nose")),
@@ -582,3 +583,24 @@ def test_scales_name_two_points() -> None:
     node = component("task", "landmarks_pixels")
     with pytest.raises(ValueError, match=r"scale=\['nose', 'ear'\] must be two of the points"):
         instantiate(node, scale=["nose", "ear"])(READABLE, LABELS)
+
+
+def test_a_number_is_the_mean_of_its_distribution() -> None:
+    task = build("number_latents")
+    preds, target = torch.randn(3, 4), torch.tensor([0, 3, -1])
+    values = [5.0, 15.0, 30.0, 60.0]
+    means = [sum(p * v for p, v in zip(row.softmax(0).tolist(), values, strict=True)) for row in preds]
+    decided = task.decide(preds, SIZE)
+    assert decided.tolist() == pytest.approx(means, rel=1e-5)
+    errors = [abs(means[0] - 5), abs(means[1] - 60)]
+    metrics = task.metrics()
+    metrics.update(decided, target)
+    assert float(metrics.compute()["mae"]) == pytest.approx(sum(errors) / 2, rel=1e-5)
+    loss, count = task.criterion(preds, target)
+    entropy = -preds.log_softmax(1)[[0, 1], [0, 3]].sum()
+    assert (float(loss), float(count)) == (pytest.approx(float(entropy) + 0.1 * sum(errors), rel=1e-5), 2)
+
+
+def test_classes_that_are_no_numbers_are_named() -> None:
+    with pytest.raises(ValueError, match="label 'few': .*'cat': Number needs classes that are numbers"):
+        instantiate(component("task", "number_pixels"), target="few")(READABLE, LABELS)
