@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--photos", type=Path, required=True, help="folder of photos of one size (Kodak)")
     parser.add_argument("--train", type=Path, required=True, help="folder of photographs to train on")
     parser.add_argument("--steps", type=int, default=5000, help="of each training (default: 5000)")
-    parser.add_argument("--turns", type=int, default=10, help="of each measurement of a step (default: 10)")
+    parser.add_argument("--turns", type=int, default=8, help="of each measurement of a step (default: 8)")
     parser.add_argument(
         "--only", nargs="+", metavar="SECTION", help="measure and keep these, write no record"
     )

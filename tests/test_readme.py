@@ -116,6 +116,47 @@ def test_coding_figures_are_those_of_the_record() -> None:
     assert figures["max_bpp_difference_to_compressai"] < 5e-4
 
 
+def test_speed_figures_are_those_of_the_record() -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / "speed.json").read_text())["figures"]
+    section = " ".join(README.partition("## Speed\n")[2].partition("\n## ")[0].split())
+    for title, name in (
+        ("hyperprior, 128 px, bf16 |", "hyperprior_128"),
+        ("hyperprior, 256 px, bf16 |", "hyperprior_256"),
+        ("mean-scale hyperprior, 128 px, bf16 |", "mean_scale_128"),
+        ("mean-scale hyperprior, 256 px, bf16 |", "mean_scale_256"),
+        ("cheng2020-anchor, 128 px, bf16 |", "cheng2020_128"),
+        ("hyperprior, 128 px, bf16, compiled |", "hyperprior_128_compiled"),
+        ("hyperprior, 128 px, fp32 |", "hyperprior_128_fp32"),
+        ("mean-scale hyperprior, 128 px, fp32 |", "mean_scale_128_fp32"),
+        ("cheng2020-anchor, 128 px, fp32 |", "cheng2020_128_fp32"),
+    ):
+        both = [figures[f"step_speedup_{name}{end}"] for end in ("", "_at_equal_memory")]
+        assert cells_of(title) == [f"{value:.2f} times" for value in both]
+    for sentence in (
+        "cost {framework_overhead_ratio:.2f} times a bare loop (at most {framework_overhead_ratio_high:.2f})",
+        "on latents {two_tasks_cost_ratio:.2f} times the codec alone",
+        "{memory_ratio_bf16:.2f} of CompressAI's ({memory_ratio_bf16_giving_back:.2f} where",
+        "{loss_gap_gdn_in_seed_spreads:.2f} of three seeds' spread for our GDN",
+        "by {loss_gap_bf16_in_seed_spreads:.2f} for bf16",
+        "as a whole is {quickstart_speedup:.2f} times as fast as before",
+        "make it {busy_machine_ratio:.1f} times as long (once of three times {busy_machine_ratio_high:.1f})",
+        "loads {loading_speedup_of_keeping:.1f} times as fast over four passes",
+        "the shipped codec {shipped_encode_speedup_bf16:.1f} and {shipped_decode_speedup_bf16:.1f} times faster",
+        "a hyperprior {hyperprior_encode_speedup_bf16:.1f} and {hyperprior_decode_speedup_bf16:.1f};",
+        "in fp32 {shipped_encode_speedup_fp32:.1f} and {shipped_decode_speedup_fp32:.1f}, ",
+        "{hyperprior_encode_speedup_fp32:.1f} and {hyperprior_decode_speedup_fp32:.1f}. In fp32",
+        "takes {evaluate_overhead_ratio:.2f} times a bare loop",
+        "({evaluate_overhead_ratio_at_equal_memory:.2f} times one that keeps memory)",
+    ):
+        assert sentence.format(**figures) in section
+    for model in ("shipped", "hyperprior"):
+        shares = [100 * figures[f"{model}_{side}_share_of_floor_fp32"] for side in ("encode", "decode")]
+        assert "{:.0f} and {:.0f} %".format(*shares) in section
+    assert figures["files_read_to_other_symbols"] == 0
+    assert figures["bytes_of_bf16_percent"] < 0.1
+    assert max(figures[f"engine_speedup_{engine}"] for engine in ("onnxruntime", "torch.compile")) < 1.05
+
+
 def test_what_is_said_of_kills_is_in_the_record() -> None:
     figures = json.loads((ROOT / "benchmarks" / "results" / "seam.json").read_text())["figures"]
     assert f"After {figures['kills']} kills at random moments" in README
