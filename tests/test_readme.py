@@ -136,8 +136,7 @@ def test_speed_figures_are_those_of_the_record() -> None:
         "cost {framework_overhead_ratio:.2f} times a bare loop (at most {framework_overhead_ratio_high:.2f})",
         "on latents {two_tasks_cost_ratio:.2f} times the codec alone",
         "{memory_ratio_bf16:.2f} of CompressAI's ({memory_ratio_bf16_giving_back:.2f} where",
-        "{loss_gap_gdn_in_seed_spreads:.2f} of three seeds' spread for our GDN",
-        "by {loss_gap_bf16_in_seed_spreads:.2f} for bf16",
+        "differs by {loss_gap_bf16_in_seed_spreads:.2f} of three seeds' spread",
         "as a whole is {quickstart_speedup:.2f} times as fast as before",
         "make it {busy_machine_ratio:.1f} times as long (once of three times {busy_machine_ratio_high:.1f})",
         "loads {loading_speedup_of_keeping:.1f} times as fast over four passes",
@@ -153,8 +152,8 @@ def test_speed_figures_are_those_of_the_record() -> None:
         shares = [100 * figures[f"{model}_{side}_share_of_floor_fp32"] for side in ("encode", "decode")]
         assert "{:.0f} and {:.0f} %".format(*shares) in section
     assert figures["files_read_to_other_symbols"] == 0
-    assert figures["bytes_of_bf16_percent"] < 0.1
-    assert max(figures[f"engine_speedup_{engine}"] for engine in ("onnxruntime", "torch.compile")) < 1.05
+    assert "{bytes_of_bf16_percent:.1f} % of their bytes".format(**figures) in section
+    assert figures["best_engine_speedup"] < 1
 
 
 def test_what_is_said_of_kills_is_in_the_record() -> None:
