@@ -2,8 +2,8 @@
 
 A hyperprior of 64 and 96 channels on crops of real photographs, several seeds each way: CompressAI's own GDN in float32
 and torch's usual order; our GDN in float32 and channels_last order, without which it is CompressAI's; and what the
-hardware chooses (bf16 and channels_last where it has bf16). Equal seeds see equal first weights, batches and noise. Loss
-on held-out photographs: bits of what would be coded, in float32, whichever way the weights were trained.
+hardware chooses (bf16 and channels_last where it has bf16). Equal seeds see equal first weights, batches and noise.
+Loss on held-out photographs: bits of what would be coded, in float32, whichever way the weights were trained.
 """
 
 import json
