@@ -3,7 +3,7 @@
 python -m benchmarks.speed --photos KODAK --train DIR      writes benchmarks/results/speed.json
 
 KODAK holds photos of one size, DIR photographs to train on (BSDS500's, in train/, val/ and test/ or in one folder). On
-a quiet machine; an hour and a half on two cores with bf16 instructions. Sections that are done are kept in runs/speed,
+a quiet machine with two cores or more. Sections that are done are kept in runs/speed,
 as in benchmarks/coding.py: ``--only SECTION`` does some of them beforehand.
 """
 

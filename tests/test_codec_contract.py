@@ -81,7 +81,7 @@ def test_evaluation_is_what_is_decoded(codec: Codec, images: Tensor) -> None:
         estimated = estimate.bits[layer]
         assert (real <= 1.02 * estimated + 200).all(), (layer, real, estimated)
         # Less is possible: untrained scales call some symbols all but impossible (30 bits), the escape code costs less.
-        assert (real >= 0.8 * estimated - 8).all(), (layer, real, estimated)
+        assert (real >= 0.85 * estimated - 8).all(), (layer, real, estimated)
 
 
 def test_a_batch_codes_like_its_images(codec: Codec, images: Tensor) -> None:
