@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 
 from models.outputs import LatentSpec
 from tasks.base import LabelLike, Task
+from tasks.means import Mean, MeanCost
 
 NUM_DESCRIBED = 5
 """Most probable outputs that ``describe`` names."""
@@ -112,36 +113,3 @@ def surprise(preds: Tensor, target: Tensor) -> Tensor:
 def agreement(preds: Tensor, target: Tensor) -> Tensor:
     """Whether both have the same first choice, (B,)."""
     return (preds.argmax(1) == target.argmax(1)).float()
-
-
-class Mean(Metric):
-    """The mean over images of a function of predictions and targets.
-
-    Args:
-        of: (preds, target) -> one value an image, (B,).
-    """
-
-    full_state_update = False
-    higher_is_better = True
-
-    def __init__(self, of: Callable[[Tensor, Tensor], Tensor]):
-        super().__init__()
-        self.of = of
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add a batch."""
-        values = self.of(preds.float(), target.float())
-        self.total += values.sum()
-        self.count += len(values)
-
-    def compute(self) -> Tensor:
-        """The mean; NaN of nothing."""
-        return self.total / self.count
-
-
-class MeanCost(Mean):
-    """The mean of what had better be small."""
-
-    higher_is_better = False

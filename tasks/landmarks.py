@@ -1,16 +1,18 @@
 """Landmarks: one point for each name, anywhere in the image."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 
 from models.outputs import LatentSpec
 from tasks.base import LabelLike, Task
+from tasks.means import MeanCost
 
 MARK = (255, 64, 64)
 """Colour of a predicted point."""
@@ -68,7 +70,9 @@ class Landmarks(Task):
 
     def metrics(self) -> MetricCollection:
         """``nme``: distance of a point in units of the image's scale, mean over points, then over images."""
-        return MetricCollection({"nme": NormalisedMeanError(self.scale)})
+        return MetricCollection(
+            {"nme": MeanCost(partial(errors_of, scale=self.scale), partial(measurable, scale=self.scale))}
+        )
 
     def describe(self, decided: Tensor) -> dict[str, Any]:
         """``{point: [x, y]}`` in pixels."""
@@ -107,28 +111,6 @@ def errors_of(preds: Tensor, target: Tensor, scale: tuple[int, int] | None) -> T
     return distances.nanmean(1) / units_of(target, scale)
 
 
-class NormalisedMeanError(Metric):
-    """The mean over images of ``errors_of``.
-
-    Args:
-        scale: as in ``Landmarks``, by index.
-    """
-
-    full_state_update = False
-    higher_is_better = False
-
-    def __init__(self, scale: tuple[int, int] | None):
-        super().__init__()
-        self.scale = scale
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add a batch."""
-        errors = errors_of(preds, target, self.scale)
-        self.total += errors.nansum()
-        self.count += errors.isfinite().sum()
-
-    def compute(self) -> Tensor:
-        """The mean; NaN of nothing."""
-        return self.total / self.count
+def measurable(target: Tensor, scale: tuple[int, int] | None) -> Tensor:
+    """Whether an image has a labelled point and a scale, (B,)."""
+    return target.isfinite().all(-1).any(1) & units_of(target, scale).isfinite()

@@ -1,15 +1,17 @@
 """Number: a quantity told as a distribution over its values, such as an age in years."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 
 from models.outputs import LatentSpec
 from tasks.base import LabelLike, Task
 from tasks.cross_entropy import cross_entropy_sum
+from tasks.means import MeanCost
 
 
 class Number(Task):
@@ -68,7 +70,10 @@ class Number(Task):
 
     def metrics(self) -> MetricCollection:
         """``mae``: mean absolute error over labelled images, in units of the quantity."""
-        return MetricCollection({"mae": AbsoluteError(self.values.tolist(), int(self.label.missing))})
+        values, missing = self.values.cpu(), int(self.label.missing)
+        return MetricCollection(
+            {"mae": MeanCost(partial(error_of, values), partial(torch.ne, other=missing))}
+        )
 
     def describe(self, decided: Tensor) -> dict[str, Any]:
         """``{"value": number}``."""
@@ -80,30 +85,6 @@ class Number(Task):
         return image, guess if truth == self.label.missing else f"{guess} (is {self.label.names[truth]})"
 
 
-class AbsoluteError(Metric):
-    """The mean over labelled images of |decision - value of the class|.
-
-    Args:
-        values: of the classes, in order.
-        missing: the class of images without a label.
-    """
-
-    full_state_update = False
-    higher_is_better = False
-
-    def __init__(self, values: Sequence[float], missing: int):
-        super().__init__()
-        self.values, self.missing = list(values), missing
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, decided: Tensor, target: Tensor) -> None:
-        """Add decisions (B,) and classes (B,)."""
-        known = target != self.missing
-        truth = torch.tensor(self.values, device=decided.device)[target.clamp(min=0)]
-        self.total += ((decided.float() - truth).abs() * known).sum()
-        self.count += known.sum()
-
-    def compute(self) -> Tensor:
-        """The mean; NaN of nothing."""
-        return self.total / self.count
+def error_of(values: Tensor, decided: Tensor, target: Tensor) -> Tensor:
+    """|decision - value of the class| of each image, (B,); of an image without a label it means nothing."""
+    return (decided - values.to(decided)[target.clamp(min=0)]).abs()
