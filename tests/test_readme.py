@@ -137,6 +137,7 @@ def test_speed_figures_are_those_of_the_record() -> None:
         "on latents {two_tasks_cost_ratio:.2f} times the codec alone",
         "{memory_ratio_bf16:.2f} of CompressAI's ({memory_ratio_bf16_giving_back:.2f} where",
         "differs by {loss_gap_bf16_in_seed_spreads:.2f} of three seeds' spread",
+        "alone in float32 by {loss_gap_gdn_in_seed_spreads:.2f} (",
         "as a whole is {quickstart_speedup:.2f} times as fast as before",
         "make it {busy_machine_ratio:.1f} times as long (once of three times {busy_machine_ratio_high:.1f})",
         "loads {loading_speedup_of_keeping:.1f} times as fast over four passes",
