@@ -132,9 +132,11 @@ def _check_terms(
                     f"{name} uses {path}, which nothing trained before: its weights are random. Train it, load it by "
                     "init_from, or wrap what is fixed in models.frozen.Frozen"
                 )
+    bpp = torch.ones(1) if "bits" in subject.gives else None
     for name, scalar in objective.scalars.items():
         try:
-            value_at(scalar, 0.0, subject.rates[0] if subject.rates else None)
+            with torch.no_grad():  # where nothing is learned
+                value_at(scalar, 0.0, subject.rates[0] if subject.rates else None, bpp)
         except ValueError as error:
             raise ValueError(f"its objective's {name}: {error}") from error
 

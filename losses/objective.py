@@ -22,7 +22,8 @@ class Objective(nn.Module):
         terms: {name: term}: anything else, T_k: adversarial, perceptual, feature matching, strength of a filter...
         term_weights: {name of one of ``terms``: weight}; 1 where not named.
 
-    ``lmbda`` and every weight may be a schedule of progress and rate (losses/schedules.py).
+    ``lmbda`` and every weight may be a schedule of progress and rate (losses/schedules.py), or follow the bits that the
+    batch takes (losses/rate_control.py); a lmbda that moves is shown in logs.
 
     Raises:
         ValueError: nothing to minimise, a weight below 0 or for a term that is not there, or a term with weights of its
@@ -79,7 +80,8 @@ class Objective(nn.Module):
     def log_names(self) -> dict[str, str]:
         """{part: its name in logs}, of those that are shown: the sum, further terms and task losses."""
         terms = {f"term/{name}": name for name in self.terms}
-        return {"loss": "loss", **terms, **{f"task/{name}": f"{name}/loss" for name in self.tasks}}
+        lmbda = {"lmbda": "lmbda"} if callable(self.lmbda) else {}
+        return {"loss": "loss", **lmbda, **terms, **{f"task/{name}": f"{name}/loss" for name in self.tasks}}
 
     def forward(
         self,
@@ -100,11 +102,13 @@ class Objective(nn.Module):
 
         Returns:
             ``{"loss": weighted sum}`` and every unweighted part under its own name: ``rate`` (bits per pixel),
-            ``distortion/<name>``, ``task/<name>``, ``term/<name>``.
+            ``distortion/<name>``, ``task/<name>``, ``term/<name>``; and ``lmbda``, where it moves.
         """
 
-        def weight(scalar: Scalar) -> float:
-            return value_at(scalar, progress, output.rate)
+        bpp = output.bpp
+
+        def weight(scalar: Scalar) -> float | Tensor:
+            return value_at(scalar, progress, output.rate, bpp)
 
         parts = {name: value_of(term, output, batch, modules or {}) for name, term in self.named_terms()}
         parts |= {f"task/{name}": task_losses[name] for name in self.tasks}
@@ -116,7 +120,10 @@ class Objective(nn.Module):
         weighted += [weight(scalar) * parts[f"task/{name}"] for name, scalar in self.tasks.items()]
         for name in self.terms:
             weighted.append(weight(self.term_weights.get(name, 1.0)) * parts[f"term/{name}"])
-        return {"loss": torch.stack(weighted).sum(), **parts}
+        total = torch.stack(weighted).sum()
+        if callable(self.lmbda):
+            parts["lmbda"] = torch.as_tensor(lmbda, device=total.device, dtype=total.dtype)
+        return {"loss": total, **parts}
 
 
 def value_of(term: Term, output: CodecOutput, batch: dict, modules: Mapping[str, nn.Module]) -> Tensor:

@@ -1,8 +1,11 @@
-"""Schedules: a scalar as a function of how far its stage has come and of the rate of the batch."""
+"""Schedules: a scalar as a function of how far its stage has come, of the rate of the batch and of its bits."""
 
 import bisect
 import math
 from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor
 
 
 class Linear:
@@ -13,8 +16,8 @@ class Linear:
             raise ValueError(f"until={until} must be in (0, 1], a fraction of the stage")
         self.start, self.end, self.until = start, end, until
 
-    def __call__(self, progress: float, rate: float | None = None) -> float:
-        """The value at ``progress`` in [0, 1], whatever the rate."""
+    def __call__(self, progress: float, rate: float | None = None, bpp: Tensor | None = None) -> float:
+        """The value at ``progress`` in [0, 1], whatever the rate and the bits."""
         return self.start + (self.end - self.start) * min(progress / self.until, 1.0)
 
 
@@ -29,8 +32,8 @@ class Cosine:
             raise ValueError(f"warmup={warmup} must be in [0, 1), a fraction of the stage")
         self.warmup, self.floor = warmup, floor
 
-    def __call__(self, progress: float, rate: float | None = None) -> float:
-        """The multiplier at ``progress`` in [0, 1], itself in (0, 1], whatever the rate."""
+    def __call__(self, progress: float, rate: float | None = None, bpp: Tensor | None = None) -> float:
+        """The multiplier at ``progress`` in [0, 1], itself in (0, 1], whatever the rate and the bits."""
         if progress < self.warmup:
             # Never exactly 0: the first batch should teach something.
             return max(progress / self.warmup, 0.01)
@@ -69,8 +72,8 @@ class OfRate:
         self.values = [by_rate[rate] for rate in self.rates]
         self.logarithmic, self.times = logarithmic, times
 
-    def __call__(self, progress: float, rate: float | None = None) -> float:
-        """The value at a rate.
+    def __call__(self, progress: float, rate: float | None = None, bpp: Tensor | None = None) -> float:
+        """The value at a rate, whatever the bits.
 
         Raises:
             ValueError: the batch has no rate.
@@ -87,9 +90,18 @@ class OfRate:
         return factor * (a * (b / a) ** along if self.logarithmic else a + (b - a) * along)
 
 
-Scalar = float | Linear | Cosine | OfRate
+class FollowsBits(Protocol):
+    """A scalar that answers to the bits of the batch: losses/rate_control.py."""
+
+    def __call__(self, progress: float, rate: float | None, bpp: Tensor | None) -> Tensor:
+        """The value, a scalar tensor without gradient, for answers that take ``bpp`` bits a pixel, (B,)."""
 
 
-def value_at(scalar: Scalar, progress: float, rate: float | None = None) -> float:
-    """A plain number as it is, a schedule at ``progress`` and ``rate``."""
-    return scalar(progress, rate) if callable(scalar) else float(scalar)
+Scalar = float | Linear | Cosine | OfRate | FollowsBits
+
+
+def value_at(
+    scalar: Scalar, progress: float, rate: float | None = None, bpp: Tensor | None = None
+) -> float | Tensor:
+    """A plain number as it is, a schedule at ``progress`` and ``rate``, for answers of ``bpp`` (B,)."""
+    return scalar(progress, rate, bpp) if callable(scalar) else float(scalar)

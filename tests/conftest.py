@@ -21,6 +21,7 @@ from models.threads import threads
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 TINY = {
+    "mean_scale_variable": {"width": 6, "latent_channels": 8, "num_stages": 2},
     "mean_scale": {"width": 8, "latent_channels": 12, "num_stages": 4},
     "mean_scale_small": {"width": 6, "latent_channels": 8, "num_stages": 2},
     "mean_scale_tiny": {"width": 8, "latent_channels": 12, "num_stages": 3},

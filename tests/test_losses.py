@@ -82,7 +82,7 @@ def test_the_objective_weighs_every_part_once(output: CodecOutput, batch: dict) 
     end = objective(output, batch, losses, 1.0)
     assert end["loss"].item() == pytest.approx(2 + 3 * (3 + 0.5 * 5) + 7 * 11 + 2 * 13)
     assert {k: v.item() for k, v in end.items() if k != "loss"} == {
-        "rate": 2.0, "distortion/a": 3.0, "distortion/b": 5.0, "task/t": 11.0, "task/u": 13.0,
+        "rate": 2.0, "distortion/a": 3.0, "distortion/b": 5.0, "task/t": 11.0, "task/u": 13.0, "lmbda": 3.0,
     }  # fmt: skip
 
 

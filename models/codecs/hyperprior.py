@@ -1,6 +1,6 @@
 """Our own codecs: an analysis and a synthesis transform around a tree of latent codecs."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from models.codecs.base import Codec
 from models.codecs.compressai_weights import FILE, state_for_compressai
+from models.codecs.gains import Gains
 from models.entropy.code_length import code_length
 from models.entropy.factorized import Factorized
 from models.entropy.hyperprior import Hyperprior
@@ -25,6 +26,8 @@ class TransformCodec(Codec):
         x ──► g_a ──► y ──► latent_codec ──► y_hat ──► g_s ──► x_hat
                                                └─────► tasks
 
+    With gains, latent_codec codes y in the units of a rate in [0, 1], and y_hat is back in y's own.
+
     Args:
         g_a: analysis, (B, 3, H, W) -> (B, latent_channels, H/latent_stride, W/latent_stride).
         g_s: synthesis, the way back.
@@ -34,9 +37,11 @@ class TransformCodec(Codec):
         stride: what image sides must be multiples of (hyper-latents are coarser than y).
         quantise: what g_s sees in training: rounded values (``"ste"``) or y plus noise (``"noise"``). Tasks always
             get rounded values.
+        gains: called as ``gains(latent_channels)``, makes its ``Gains``: a codec of any rate from 0 to 1.
     """
 
-    encoder = ("g_a",)
+    continuous = True
+    encoder = ("g_a", "gains.up")
     decoder = ("g_s",)
 
     def __init__(
@@ -49,6 +54,7 @@ class TransformCodec(Codec):
         latent_stride: int,
         stride: int,
         quantise: Literal["ste", "noise"] = "ste",
+        gains: Callable[[int], Gains] | None = None,
     ):
         super().__init__()
         if quantise not in ("ste", "noise"):
@@ -56,6 +62,8 @@ class TransformCodec(Codec):
         self.g_a, self.g_s, self.latent_codec = g_a, g_s, latent_codec
         self.stride, self.latent_stride, self.quantise = stride, latent_stride, quantise
         self.latents = {"y_hat": LatentSpec("map", latent_channels, "base", stride=latent_stride)}
+        self.gains = None if gains is None else gains(latent_channels)
+        self.rates = () if self.gains is None else self.gains.rates
 
     @property
     def receptive_field(self) -> int | None:
@@ -64,21 +72,22 @@ class TransformCodec(Codec):
         return reach(self.g_a, self.g_s, latent_channels=spec.channels, stride=self.latent_stride)
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
-        y = self._analyse(x)
+        y = self._analyse(x, rate)
         with torch.autocast(x.device.type, enabled=False):
             latent = self.latent_codec(y, keys)
             bits = torch.stack([code_length(p) for p in latent.likelihoods.values()]).sum(0)
-        x_hat = self.g_s(latent.y_tilde if self.quantise == "noise" else latent.y_hat)
+            y_hat = self._rescaled(latent.y_hat, rate)
+        x_hat = self.g_s(self._rescaled(latent.y_tilde, rate) if self.quantise == "noise" else y_hat)
         return CodecOutput(
             size=tuple(x.shape[-2:]),
             x_hat=x_hat,
             bits={"base": bits},
-            latents={"y_hat": latent.y_hat},
+            latents={"y_hat": y_hat},
             likelihoods=latent.likelihoods,
         )
 
     def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
-        y = self._analyse(x)
+        y = self._analyse(x, rate)
         with torch.autocast(x.device.type, enabled=False):
             return [{"base": string} for string in self.latent_codec.compress(y)]
 
@@ -92,12 +101,17 @@ class TransformCodec(Codec):
         shape = size[0] // self.latent_stride, size[1] // self.latent_stride
         with torch.autocast(next(self.parameters()).device.type, enabled=False):
             y_hat = self.latent_codec.decompress([s["base"] for s in strings], shape)
+            y_hat = self._rescaled(y_hat, rate)
         return CodecOutput(
             size, x_hat=self.g_s(y_hat) if "pixels" in want else None, latents={"y_hat": y_hat}
         )
 
-    def _analyse(self, x: Tensor) -> Tensor:
-        return self.g_a(x).float()
+    def _analyse(self, x: Tensor, rate: float | None) -> Tensor:
+        y = self.g_a(x).float()
+        return y if self.gains is None else self.gains.up(y, rate)
+
+    def _rescaled(self, y_hat: Tensor, rate: float | None) -> Tensor:
+        return y_hat if self.gains is None else self.gains.down(y_hat, rate)
 
 
 class MeanScaleHyperprior(TransformCodec):
@@ -108,12 +122,13 @@ class MeanScaleHyperprior(TransformCodec):
         latent_channels: channels of y (the paper's M).
         num_stages: halvings of the picture before y; y has stride 2 ** num_stages, z a quarter of its resolution.
         quantise: see ``TransformCodec``.
+        gains: likewise.
 
     Reference: Minnen et al., Joint Autoregressive and Hierarchical Priors for Learned Image Compression, NeurIPS 2018,
     https://arxiv.org/abs/1809.02736, without the autoregressive part.
     """
 
-    encoder = ("g_a", "latent_codec.h_a")
+    encoder = (*TransformCodec.encoder, "latent_codec.h_a")
 
     def __init__(
         self,
@@ -122,6 +137,7 @@ class MeanScaleHyperprior(TransformCodec):
         *,
         num_stages: int = 4,
         quantise: Literal["ste", "noise"] = "ste",
+        gains: Callable[[int], Gains] | None = None,
     ):
         for name, value in (
             ("width", width),
@@ -144,10 +160,12 @@ class MeanScaleHyperprior(TransformCodec):
             latent_stride=2**num_stages,
             stride=4 * 2**num_stages,
             quantise=quantise,
+            gains=gains,
         )
         self.num_stages = num_stages
 
     def foreign_weights(self) -> dict[str, dict[str, Tensor]]:
         """With four stages, a checkpoint of CompressAI's ``mbt2018-mean``, which is built the same."""
         names = {"latent_codec.hyper.": "", "latent_codec.": ""}
-        return {FILE: state_for_compressai(self, names)} if self.num_stages == 4 else {}
+        same = self.num_stages == 4 and self.gains is None
+        return {FILE: state_for_compressai(self, names)} if same else {}

@@ -19,11 +19,12 @@ def rate_for_bpp(
     tolerance: float = 0.002,
     max_codings: int = 24,
 ) -> tuple[float, list[Bitstream]]:
-    """Bisect the codec's range of rates; no rate is coded twice.
+    """Search the codec's range of rates; no rate is coded twice.
 
-    Works for rates that rise or fall with the bits (quality, QP), for rates in steps and for continuous ones. Bits
-    should not fall from a rate to a better one; where they do, the result still keeps ``bpp``, and the next step
-    still exceeds it, but a farther one may not.
+    Rates in steps are bisected. Continuous ones are looked for where log bpp = A rate + B through the nearest two known
+    says, which takes a few codings. Both may rise or fall with the bits (quality, QP). Bits should not fall from a rate
+    to a better one; where they do, the result still keeps ``bpp``, and the next step still exceeds it, but a farther
+    one may not.
 
     Args:
         codec: in evaluation mode, with ``rates``; their ends are the range that is searched.
@@ -69,16 +70,25 @@ def rate_for_bpp(
         raise ValueError(
             f"bpp={bpp:g} cannot be reached: at its lowest rate {fewest:g} this codec needs {reached:.4g}"
         )
-    below, above, codings = 0.0, None, 1
+    below, above, codings, too_much = 0.0, None, 1, math.inf
     while below != last:
         # First the far end, so that a target above everything costs two codings.
-        middle = last if above is None else _between(below, above, step)
+        if above is None:
+            middle = last
+        elif (
+            step is not None or codings % 3 == 0
+        ):  # where the line misleads, a third of all steps halve the range
+            middle = _between(below, above, step)
+        else:
+            aim = (1 - tolerance / 2) * bpp
+            along = math.log(aim / reached) / math.log(too_much / reached)
+            middle = below + min(max(along, 0.0), 1.0) * (above - below)
         if middle in (below, above) or (step is None and codings >= max_codings):
             break
         spent, candidates = code(rate_at(middle))
         codings += 1
         if spent > bpp:
-            above = middle
+            above, too_much = middle, spent
             continue
         below, reached, bitstreams = middle, spent, candidates
         if step is None and reached >= (1 - tolerance) * bpp:

@@ -99,7 +99,7 @@ def _training(config: Mapping[str, Any]) -> str:
     lines = ["## Training", ""]
     if data:
         lines.append(f"- data: `{data.get('class')}`{_arguments(data)}")
-    lines.append(f"- lmbda {config.get('lmbda')}, seed {config.get('seed')}")
+    lines.append(f"- lmbda {_scalar(config.get('lmbda'))}, seed {config.get('seed')}")
     if facts.get("git_commit"):
         lines.append(f"- code: git commit `{facts['git_commit']}`")
     lines.append(f"- checkpoint: {facts.get('checkpoint')}")
@@ -116,7 +116,7 @@ def _stage(stage: Mapping[str, Any]) -> str:
         terms = [
             *(["rate"] if "rate" in objective else []),
             *(_distortion(objective, name) for name in objective.get("distortion") or {}),
-            *(f"{weight} {task}" for task, weight in (objective.get("tasks") or {}).items()),
+            *(f"{_scalar(weight)} {task}" for task, weight in (objective.get("tasks") or {}).items()),
         ]
         optimiser = update.get("optimiser") or {}
         parts.append(
@@ -128,11 +128,15 @@ def _stage(stage: Mapping[str, Any]) -> str:
 
 def _distortion(objective: Mapping[str, Any], name: str) -> str:
     weight = (objective.get("distortion_weights") or {}).get(name)
-    return (
-        f"{objective.get('lmbda')} {name}"
-        if weight is None
-        else f"{objective.get('lmbda')} x {weight} {name}"
-    )
+    lmbda = _scalar(objective.get("lmbda"))
+    return f"{lmbda} {name}" if weight is None else f"{lmbda} x {_scalar(weight)} {name}"
+
+
+def _scalar(value: Any) -> str:
+    """A number, or a schedule by its name and what it is made with."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    return _class(value, "class" if "class" in value else "_target_") + _arguments(value)
 
 
 def _results(config: Mapping[str, Any]) -> str:

@@ -1,0 +1,83 @@
+"""Gain units: one model over a range of rates, in real files, and rates and lmbdas that meet a target."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from losses.distortion import MSE
+from losses.objective import Objective
+from losses.rate import Rate
+from losses.schedules import OfRate
+from models.codecs.gains import Gains, GainUnit
+from models.codecs.target_rate import rate_for_bpp
+from models.entropy.noise import sample_keys
+from tests.conftest import tiny_codec
+
+
+def test_a_gain_is_straight_in_its_logarithm_between_levels() -> None:
+    unit = GainUnit(2, 3, 4.0)
+    with torch.no_grad():
+        unit.log_gain.copy_(torch.tensor([[0.0, 1.0], [1.0, 3.0], [2.0, -1.0]]))
+    y = torch.ones(1, 2, 1, 1)
+    for rate, expected in (
+        (0.0, (0, 1)),
+        (0.25, (0.5, 2)),
+        (0.5, (1, 3)),
+        (0.9, (1.8, -0.2)),
+        (1.0, (2, -1)),
+    ):
+        found = unit(y, rate).flatten().log()
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32))
+
+
+def test_fresh_gains_undo_each_other_and_span_what_they_should() -> None:
+    gains = Gains(3, levels=4, span=9.0)
+    y = torch.randn(2, 3, 4, 5)
+    for rate in (0.0, 0.2, 0.7, 1.0):
+        torch.testing.assert_close(gains.down(gains.up(y, rate), rate), y)
+    torch.testing.assert_close(gains.up(y, 1.0), 9 * gains.up(y, 0.0))
+    assert gains.rates == (0.0, 1 / 3, 2 / 3, 1.0)
+
+
+def test_files_grow_and_pictures_improve_with_the_rate(images: Tensor) -> None:
+    codec = tiny_codec("mean_scale_variable")
+    objective = Objective(
+        rate=Rate(), distortion={"mse": MSE()}, lmbda=OfRate({0: 0.001, 1: 0.06}, logarithmic=True)
+    )
+    optimiser = torch.optim.Adam(codec.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(150):
+        rate = float(torch.rand((), generator=generator))
+        keys = sample_keys(step, torch.arange(2))
+        optimiser.zero_grad()
+        output = codec(images, rate, keys=keys)
+        (objective(output, {"image": images}, {}, 0.0)["loss"] + codec.auxiliary_loss()).backward()
+        optimiser.step()
+    codec.eval()
+    lengths, errors = [], []
+    for rate in (0.0, 0.37, 1.0):
+        files = [codec.serialise(b) for b in codec.compress(images, rate)]
+        decoded = codec.decompress([codec.parse(data) for data in files])
+        torch.testing.assert_close(decoded.latents["y_hat"], codec(images, rate).latents["y_hat"])
+        lengths.append(sum(map(len, files)))
+        errors.append((decoded.x_hat - images).square().mean().item())
+    assert lengths == sorted(lengths)
+    assert lengths[-1] > 1.2 * lengths[0]
+    assert errors == sorted(errors, reverse=True)
+
+    calls = []
+    compress = codec.compress
+    codec.compress = lambda x, rate=None: calls.append(rate) or compress(x, rate)
+    aim = 8 * 0.5 * (lengths[0] + lengths[-1]) / (2 * 70 * 90)
+    rate, found = rate_for_bpp(codec, images, aim)
+    spent = 8 * sum(len(codec.serialise(b)) for b in found) / (2 * 70 * 90)
+    assert 0.98 * aim <= spent <= aim
+    assert 0 < rate < 1
+    # Its rate is what log bpp says; halving alone would take eight and more.
+    assert len(calls) <= 8
+
+
+@pytest.mark.parametrize("wrong", [{"levels": 1}, {"span": 1.0}])
+def test_bad_gains_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"levels=.* must be at least 2 and span=.* above 1"):
+        Gains(4, **wrong)
