@@ -1,0 +1,116 @@
+"""One codec for all rates beside one for each: the record ``variable_rate``.
+
+python -m benchmarks.variable_rate PHOTOS DIR      writes benchmarks/results/variable_rate.json
+
+PHOTOS holds photographs in train/, val/ and test/ (BSDS500's), DIR gets the runs; killed, the same command goes on. The
+codec with gain units gets as many batches as all single ones together. Every pair of a seed shares the arithmetic, the
+data and the range of lmbdas; both are judged by real bytes on whole test photographs.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.main_job import train
+from benchmarks.record import ROOT, Figures, Rows, write
+from launch.overrides import quoted
+
+LMBDAS = (0.0009, 0.0025, 0.0067, 0.018, 0.0483)
+"""Of the single codecs; the variable one's range ends where they do."""
+KEPT = ("codec", "rate", "seed", "bpp", "bpp_payload", "psnr")
+
+
+def runs(photos: Path, root: Path, batches: int, seed: int) -> dict[Path, list[str]]:
+    """{run folder: overrides}, the longest first."""
+    shared = [
+        f"data.root={quoted(photos)}", "data.crop=64", "data.batch_size=8", f"seed={seed}", "data.keep_mb=1024",
+        "schedule.rate_distortion.updates.main.optimiser.lr=5.0e-4", "schedule.rate_distortion.num_validations=2",
+        "callbacks.reconstructions=null", "callbacks.latent_statistics=null",
+        "+trainer.limit_val_batches=8", "+trainer.limit_test_batches=1",
+    ]  # fmt: skip
+    length = "schedule.rate_distortion.num_batches="
+    found = {
+        root / "variable" / str(seed): [
+            "experiment=photos_variable",
+            f"{length}{batches * len(LMBDAS)}",
+            *shared,
+        ]
+    }
+    for lmbda in LMBDAS:
+        folder = root / "single" / f"{lmbda:g}-{seed}"
+        found[folder] = ["experiment=photos", f"lmbda={lmbda:g}", f"{length}{batches}", *shared]
+    return found
+
+
+def evaluated(photos: Path, root: Path) -> list[dict[str, Any]]:
+    """Rows of both curves, and of what evaluate.py says between them."""
+    out = root / "evaluation"
+    codecs = ", ".join(f"{{{name}: {quoted(root / name)}}}" for name in ("single", "variable"))
+    command = [
+        sys.executable, "evaluate.py", f"codecs=[{codecs}]", "anchors=[single]", "data=image_folder",
+        f"data.root={quoted(photos)}", "split=test", f"out={quoted(out)}", "num_images=50", "metrics=[psnr]",
+        "timed_images=0", "gallery=0", "complexity=false",
+    ]  # fmt: skip
+    subprocess.run(command, cwd=ROOT, check=True)
+    rows = [
+        {"kind": "point", **{key: row[key] for key in KEPT}}
+        for row in json.loads((out / "results.json").read_text())["rows"]
+    ]
+    found = json.loads((out / "bd.json").read_text())["rows"]
+    return [*rows, *({"kind": "bd", **row} for row in found)]
+
+
+def figures(rows: Rows) -> Figures:
+    """BD-rates of the variable codec against the single ones, on files, and their 95 % intervals over photographs."""
+    found: dict[str, float | None] = {}
+    for row in rows:
+        if row["kind"] == "bd" and row["codec"] == "variable" and row["metric"] == "psnr":
+            found["variable_rate_bd_rate_percent"] = row["bd_rate_percent"]
+            ends = row["ci95"] or (None, None)
+            found |= dict(zip(("variable_rate_bd_rate_low", "variable_rate_bd_rate_high"), ends, strict=True))
+    return found
+
+
+def main(photos: Path, root: Path, batches: int, seeds: list[int], jobs: int) -> None:
+    """Train what is missing, evaluate, write the record."""
+    wanted = dict(
+        itertools.chain.from_iterable(
+            runs(photos.resolve(), root.resolve(), batches, s).items() for s in seeds
+        )
+    )
+    for folder in wanted:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(lambda folder: train(folder, wanted[folder], threads), wanted))
+    rows = [{"kind": "setting", "batches": batches, "seeds": seeds}, *evaluated(photos, root.resolve())]
+    notes = (
+        f"Crops of 64 pixels, batches of 8; single: {batches} batches each, variable: {batches * len(LMBDAS)}. BD-rate "
+        "over means of the seeds on file bytes of 50 whole test photographs, negative saves; intervals are a bootstrap "
+        "over photographs."
+    )
+    commands = [f"python -m benchmarks.variable_rate PHOTOS DIR --batches {batches} --jobs {jobs}"]
+    print(write("variable_rate", commands=commands, rows=rows, figures=figures, notes=notes))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.variable_rate", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="folder with train/, val/ and test/")
+    parser.add_argument("out", type=Path, metavar="DIR", help="folder of the runs")
+    parser.add_argument(
+        "--batches", type=int, default=4000, help="of each single codec's training (default: 4000)"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of all randomness (default: 0)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="trainings at once, sharing the cores (default: 1)"
+    )
+    options = parser.parse_args()
+    main(options.photos, options.out, options.batches, options.seeds, options.jobs)
