@@ -2,10 +2,11 @@
 
     python -m datamodules.align POINTS.csv -o DIR --size 256
 
-POINTS.csv has a row a face: ``file,x0,y0,...,x4,y4`` in pixels (the middle of the first pixel is 0): the eye on the left
-of the picture, the one on its right, the tip of the nose, the left and the right corner of the mouth. With 68 points
-(x0 .. y67, iBUG's order) these five are taken from them. Files are relative to the table, or to --images. DIR gets a PNG
-a row and index.csv: the table with the points moved along, as data=csv_labels reads it.
+POINTS.csv has a row a face: ``file,x0,y0,...,x4,y4`` in pixels (the middle of the first pixel is 0): the eye on the
+left of the picture, the one on its right, the tip of the nose, the left and the right corner of the mouth. With 68
+points (x0 .. y67, iBUG's order) these five are taken from them. Files are relative to the table, or to --images.
+Further columns are kept. DIR gets a PNG a row and index.csv, the table with the points moved along; to train on it:
+data=csv_labels data.root=DIR data.images=.
 """
 
 import argparse
@@ -27,8 +28,14 @@ from pictures.names import shown
 from pictures.writing import to_png
 
 TEMPLATE = np.array(
-    [[192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935], [201.26117, 371.41043], [313.08905, 371.15118]]
-)  # fmt: skip
+    [
+        [192.98138, 239.94708],
+        [318.90277, 240.1936],
+        [256.63416, 314.01935],
+        [201.26117, 371.41043],
+        [313.08905, 371.15118],
+    ]
+)
 """Mean eyes, nose and corners of the mouth in FFHQ at 512 px, (5, 2), as face restoration uses them."""
 TEMPLATE_SIZE = 512
 EYES, NOSE, MOUTH = (slice(36, 42), slice(42, 48)), 30, (48, 54)
@@ -130,7 +137,7 @@ def target_name(row: Row) -> str:
     return path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
 
 
-def align(table: Table, images: Path, folder: Path, size: int) -> int:
+def align(table: Table, images: Path, folder: Path, size: int, *, upright: bool = False) -> int:
     """Write the aligned pictures of a table and their index.
 
     Args:
@@ -138,6 +145,7 @@ def align(table: Table, images: Path, folder: Path, size: int) -> int:
         images: folder that its files are relative to.
         folder: to write to.
         size: side of the results, in pixels.
+        upright: the points are for pictures turned as their EXIF says, not for the stored pixels.
 
     Returns:
         How many pictures could not be read: each is said on stderr with its line, and left out.
@@ -149,7 +157,7 @@ def align(table: Table, images: Path, folder: Path, size: int) -> int:
     for row, points in zip(tqdm(table.rows, unit="face"), everything, strict=True):
         matrix = similarity(five_of(points), aim)
         try:
-            picture = read_image(images / row.cells["file"], upright=False).permute(1, 2, 0).numpy()
+            picture = read_image(images / row.cells["file"], upright=upright).permute(1, 2, 0).numpy()
         except UnreadableSample as error:
             tqdm.write(f"{shown(table.path)}, line {row.line}: {error}", file=sys.stderr)
             continue
@@ -185,18 +193,26 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="folder of the files (default: the table's)"
     )
+    parser.add_argument(
+        "--upright",
+        action="store_true",
+        help="the points are for pictures turned as their EXIF orientation says",
+    )
     options = parser.parse_args(arguments)
     try:
         if not 16 <= options.size <= 4096:
             raise DataError(f"--size is {options.size}, must be within 16..4096")
-        left_out = align(
-            read_table(options.points), options.images or options.points.parent, options.out, options.size
-        )
+        images = options.images or options.points.parent
+        table = read_table(options.points)
+        left_out = align(table, images, options.out, options.size, upright=options.upright)
+        total = len(table.rows)
     except (ValueError, OSError) as error:
         print(f"align: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     if left_out:
-        print(f"align: error: {left_out} pictures could not be read and are left out", file=sys.stderr)
+        print(
+            f"align: error: {left_out} of {total} pictures cannot be read and are left out", file=sys.stderr
+        )
     return 1 if left_out else 0
 
 

@@ -88,6 +88,11 @@ class Identity(Task):
 
     def criterion(self, preds: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy (nats) of scaled cosines with the margin, summed over labelled images, and their number."""
+        if preds.shape[1] != self.embedding_size:
+            raise ValueError(
+                f"the head gives {preds.shape[1]} numbers an image, and embedding_size={self.embedding_size}: give the "
+                "head's own number"
+            )
         people, missing = target[:, 0], int(self.label.missing)
         with torch.autocast(preds.device.type, enabled=False):
             cosines = F.linear(F.normalize(preds.float()), F.normalize(self.people.float()))
