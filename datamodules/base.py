@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datamodules.loading import EvaluationSamples, TrainingSamples, collate
+from datamodules.resized import Resized
 from datamodules.samples import Label
 from datamodules.sampling import KeyedBatches, ShardedBatches
 from datamodules.source import InvalidLabel, Source, UnreadableSample, read_checked
@@ -44,10 +45,14 @@ class ImageDataModule(LightningDataModule):
             process has cores beside its own, at most 8; on a CPU none, for training takes all cores there.
         keep_mb: of decoded samples that each loading process keeps in memory at most, of the training and of the
             validation split: small sets are read once.
+        resize: shorter side that every picture is resized to as it is read, before any window is cut; ``None``: as it
+            is stored.
         crop: side of the random square window images are trained on, in pixels. Smaller images are enlarged
             until the shorter side fits. ``None``: whole images, which must then be of one size.
         eval_size: ``None`` evaluates whole images; otherwise the side of the square that the largest centred
             square of each image is resized to.
+        eval_crop: side of the centred square to take instead of the largest, in pixels, or, up to 1, as a share of the
+            largest; without ``eval_size`` it stays as large as it is cut.
         flip: probability of a horizontal flip in training.
         scale: range of the window's share of the image area, e.g. ``(0.3, 1)``; its aspect ratio then varies
             within 3/4..4/3 and it is resized to ``crop``. ``None``: the window has ``crop`` pixels a side, so
@@ -63,8 +68,10 @@ class ImageDataModule(LightningDataModule):
     eval_batch_size: int | None = None
     num_workers: int | None = None
     keep_mb: float = 256
+    resize: int | None = None
     crop: int | None = None
     eval_size: int | None = None
+    eval_crop: float | None = None
     flip: float = 0.5
     scale: Sequence[float] | None = None
     colour_jitter: float = 0.0
@@ -77,6 +84,7 @@ class ImageDataModule(LightningDataModule):
             ("eval_batch_size", self.eval_batch_size, 1),
             ("num_workers", self.num_workers, 0),
             ("keep_mb", self.keep_mb, 0),
+            ("resize", self.resize, 1),
             ("min_size", self.min_size, 1),
         ):
             if value is not None and value < least:
@@ -84,7 +92,7 @@ class ImageDataModule(LightningDataModule):
         self.train_view = RandomView(
             crop=self.crop, flip=self.flip, scale=self.scale, colour_jitter=self.colour_jitter
         )
-        self.eval_view = CentreView(size=self.eval_size)
+        self.eval_view = CentreView(size=self.eval_size, crop=self.eval_crop)
         self._sources: dict[str, Source] = {}
         self._told: set[str] = set()
         self._stage: dict[str, int] | None = None
@@ -118,7 +126,7 @@ class ImageDataModule(LightningDataModule):
             if line and line not in self._told:  # once where all splits are shares of one folder
                 self._told.add(line)
                 _tell(line)
-            self._sources[name] = source
+            self._sources[name] = source if self.resize is None else Resized(source, self.resize)
         return self._sources[name]
 
     def check(self, splits: Sequence[Split] = ("train", "val", "test")) -> dict[str, list[str]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -53,6 +53,25 @@ def read_indices(path: Path) -> Tensor:
 def place_in_split(name: str) -> float:
     """A number in [0, 1) that depends on the name alone: files keep their split when others come and go."""
     return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=7).digest(), "big") / 2**56
+
+
+def checked_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
+    """Shares of train, val and test.
+
+    Raises:
+        ValueError: not three shares with sum 1.
+    """
+    shares = tuple(fractions)
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"split_fractions is {shares}, must be shares of train, val, test with sum 1")
+    return shares
+
+
+def share_of(name: str, fractions: Sequence[float]) -> str:
+    """The split of a file among those who share a folder, by its name alone."""
+    place = place_in_split(name)
+    # In floating point 0.7 + 0.2 + 0.1 is less than 1: what lies behind val is test.
+    return "train" if place < fractions[0] else "val" if place < sum(fractions[:2]) else "test"
 
 
 def _read(path: Path, reader: Callable[[Path], Tensor]) -> Tensor:

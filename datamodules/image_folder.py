@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from datamodules.base import ImageDataModule, Split
-from datamodules.files import checked_root, place_in_split, read_image
+from datamodules.files import checked_fractions, checked_root, read_image, share_of
 from datamodules.samples import Label
 from pictures.finding import below, said
 from pictures.names import shown
@@ -45,15 +45,7 @@ class ImageFolder(ImageDataModule):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.root = checked_root(self.root)
-        self.split_fractions = tuple(self.split_fractions)
-        if (
-            len(self.split_fractions) != 3
-            or min(self.split_fractions) < 0
-            or abs(sum(self.split_fractions) - 1) > 1e-6
-        ):
-            raise ValueError(
-                f"split_fractions is {self.split_fractions}, must be shares of train, val, test with sum 1"
-            )
+        self.split_fractions = checked_fractions(self.split_fractions)
         if self.folders is not None and not set(self.folders) <= set(SPLITS):
             raise ValueError(f"folders names {sorted(self.folders)}, must name some of {', '.join(SPLITS)}")
         if self.folders is None:
@@ -85,12 +77,9 @@ class ImageFolder(ImageDataModule):
             ValueError: no such split, or no images in it.
         """
         if not self.folders:
-            start = sum(self.split_fractions[: SPLITS.index(split)])
-            # In floating point 0.7 + 0.2 + 0.1 is less than 1.
-            stop = 1.0 if split == "test" else start + self.split_fractions[SPLITS.index(split)]
             found = below(self.root)
             left_out = said(self.root, found.left_out)
-            chosen = [name for name in found.names if start <= place_in_split(name) < stop]
+            chosen = [name for name in found.names if share_of(name, self.split_fractions) == split]
             if not chosen:
                 raise ValueError(
                     f"root {str(self.root)!r} gives split {split!r} none of its images "

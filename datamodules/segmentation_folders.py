@@ -1,4 +1,4 @@
-"""SegmentationFolders: images and masks in parallel folders, as SegNet lays out CamVid."""
+"""SegmentationFolders: images and masks in parallel folders, as SegNet lays out CamVid, and what masks show."""
 
 import codecs
 import re
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules.base import ImageDataModule, Split
+from datamodules.columns import checked_pairs
 from datamodules.files import checked_root, read_image, read_indices
 from datamodules.samples import IGNORE, Label
 from datamodules.source import InvalidLabel
@@ -21,8 +22,8 @@ from pictures.names import shown
 class SegmentationFolders(ImageDataModule):
     """Images with a class for every pixel; publishes ``mask``::
 
-        <split>/NAME.<any image suffix>      the image
-        <split>annot/NAME.png                its mask: one 8-bit channel (grey or palette) of class indices
+        <split>/NAME.<any image suffix>      the image                                   (``images``)
+        <split>annot/NAME.png                its mask: one 8-bit channel (grey or palette) of class indices (``masks``)
         <split>.txt                          optional: one NAME (or path of an image) a line, what follows it on
                                              the line does not count; default is all images
 
@@ -33,6 +34,11 @@ class SegmentationFolders(ImageDataModule):
         names: the classes, in the order of their indices.
         ignore_index: value in the files of pixels without a class; they become IGNORE.
         mirror: pairs of indices into ``names`` that a flip exchanges, such as left and right arm.
+        images: folder of a split's images, below the root; ``{split}`` stands for its name.
+        masks: likewise of its masks.
+        presence: those of ``names`` whose presence is published as ``attributes``: seen in the stored mask, so that
+            views that lose small things keep their label.
+        presence_pixels: of a class that is there, in the stored mask.
         batch_size: this and the following are those of ``ImageDataModule``.
 
     Raises:
@@ -44,6 +50,10 @@ class SegmentationFolders(ImageDataModule):
     names: Sequence[str]
     ignore_index: int = IGNORE
     mirror: Sequence[Sequence[int]] = ()
+    images: str = "{split}"
+    masks: str = "{split}annot"
+    presence: Sequence[str] = ()
+    presence_pixels: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,18 +63,26 @@ class SegmentationFolders(ImageDataModule):
             )
         if not 1 <= len(self.names) <= IGNORE:
             raise ValueError(f"names lists {len(self.names)} classes, an 8-bit mask holds 1..{IGNORE}")
-        for pair in self.mirror:
-            if len(pair) != 2 or not all(0 <= index < len(self.names) for index in pair):
-                raise ValueError(
-                    f"mirror holds {tuple(pair)}, must be pairs of indices within 0..{len(self.names) - 1}"
-                )
+        pairs = checked_pairs(self.mirror, len(self.names))
+        for name, pattern in (("images", self.images), ("masks", self.masks)):
+            if "{split}" not in pattern:
+                raise ValueError(f"{name} is {pattern!r}, must have {{split}} in it")
+        if self.presence_pixels < 1:
+            raise ValueError(f"presence_pixels is {self.presence_pixels}, must be at least 1")
+        if unknown := [name for name in self.presence if name not in self.names]:
+            raise ValueError(f"presence names {unknown}, must be some of the classes {list(self.names)}")
         self.root = checked_root(self.root)
-        self.label = Label("mask", tuple(self.names), tuple((int(a), int(b)) for a, b in self.mirror))
+        self.label = Label("mask", tuple(self.names), pairs)
 
     @property
     def labels(self) -> dict[str, Label]:
-        """``mask``: the classes given."""
-        return {"mask": self.label}
+        """``mask``: the classes given; ``attributes``: those whose presence is asked for."""
+        if not self.presence:
+            return {"mask": self.label}
+        pairs = (tuple(self.names[index] for index in pair) for pair in self.label.mirror)
+        chosen = list(self.presence)
+        both = tuple((chosen.index(a), chosen.index(b)) for a, b in pairs if a in chosen and b in chosen)
+        return {"mask": self.label, "attributes": Label("attributes", tuple(chosen), both)}
 
     def source(self, split: Split) -> "MaskedFiles":
         """Lists the images of a split and pairs them with their masks.
@@ -72,18 +90,19 @@ class SegmentationFolders(ImageDataModule):
         Raises:
             ValueError: a folder is not there or empty, an image lacks its mask, or two images would share one.
         """
-        folder, masks = self.root / split, self.root / f"{split}annot"
+        names = self.images.format(split=split), self.masks.format(split=split)
+        folder, masks = (self.root / name for name in names)
         for needed in (folder, masks):
             if not needed.is_dir():
                 raise ValueError(
-                    f"split {split!r} needs the folder {str(needed)!r}: images in {split}/, masks next to it"
+                    f"split {split!r} needs the folder {str(needed)!r}: images in {names[0]}/, masks in {names[1]}/"
                 )
         found = below(folder)
         files: dict[str, list[str]] = {}
         for file in found.names:
             files.setdefault(_stem(file), []).append(file)
         listing = self.root / f"{split}.txt"
-        wanted = _listed(listing, files) if listing.is_file() else found.names
+        wanted = _listed(listing, folder, files) if listing.is_file() else found.names
         left_out = said(folder, found.left_out)
         if not wanted:
             raise ValueError(
@@ -97,38 +116,34 @@ class SegmentationFolders(ImageDataModule):
                 raise ValueError(_ambiguous(folder, [other, file]))
             if not (masks / f"{name}.png").is_file():
                 raise ValueError(
-                    f"image {split}/{shown(file)} has no mask {split}annot/{shown(name)}.png: add it, or list "
+                    f"image {names[0]}/{shown(file)} has no mask {names[1]}/{shown(name)}.png: add it, or list "
                     f"the labelled images in {split}.txt"
                 )
-        return MaskedFiles(self.root, split, wanted, self.label, self.ignore_index, left_out)
+        return MaskedFiles(self, names, wanted, left_out)
 
 
 class MaskedFiles:
     """A list of image files and their masks as a Source.
 
     Args:
-        root: folder of the data set.
-        split: name of the split's folder.
-        files: image files, relative to it.
-        label: what is published as ``mask``.
-        ignore_index: value in the files that becomes IGNORE.
+        module: whose files they are.
+        folders: of images and of masks, below its root.
+        files: image files, relative to theirs.
         left_out: a line about what was passed over.
     """
 
     def __init__(
-        self,
-        root: Path,
-        split: str,
-        files: list[str],
-        label: Label,
-        ignore_index: int,
-        left_out: str = "",
+        self, module: SegmentationFolders, folders: tuple[str, str], files: list[str], left_out: str = ""
     ):
-        self.labels = {"mask": label}
-        self.root = root
-        self.split = split
+        self.labels = module.labels
+        self.root = module.root
+        self.images, self.masks = folders
         self.files = files
-        self.ignore_index = ignore_index
+        self.ignore_index = module.ignore_index
+        self.presence = torch.tensor(
+            [list(module.names).index(name) for name in module.presence], dtype=torch.int64
+        )
+        self.presence_pixels = module.presence_pixels
         self.left_out = left_out
 
     def __len__(self) -> int:
@@ -137,7 +152,7 @@ class MaskedFiles:
 
     def name(self, index: int) -> str:
         """Path of the image relative to the root."""
-        return shown(f"{self.split}/{self.files[index]}")
+        return shown(f"{self.images}/{self.files[index]}")
 
     def read(self, index: int) -> dict[str, Tensor]:
         """The picture as stored, for the mask fits the stored pixels, and its mask.
@@ -147,7 +162,7 @@ class MaskedFiles:
             InvalidLabel: a value that is neither a class nor ``ignore_index``.
         """
         file = Path(self.files[index])
-        path = self.root / f"{self.split}annot" / file.with_suffix(".png")
+        path = self.root / self.masks / file.with_suffix(".png")
         values = read_indices(path)
         num_classes = len(self.labels["mask"].names)
         ignored = values == self.ignore_index
@@ -158,7 +173,11 @@ class MaskedFiles:
                 f"{num_classes} names) or ignore_index (={self.ignore_index})"
             )
         mask = torch.where(ignored, IGNORE, values.long())
-        return {"image": read_image(self.root / self.split / file, upright=False), "mask": mask}
+        sample = {"image": read_image(self.root / self.images / file, upright=False), "mask": mask}
+        if "attributes" in self.labels:
+            pixels = values[~ignored].long().bincount(minlength=num_classes)
+            sample["attributes"] = (pixels[self.presence] >= self.presence_pixels).long()
+        return sample
 
 
 def _stem(file: str) -> str:
@@ -170,17 +189,17 @@ def _ambiguous(folder: Path, files: Sequence[str]) -> str:
     return f"{str(folder)!r} holds {names}, which would share one mask: keep one of them, or rename it and its mask"
 
 
-def _listed(listing: Path, files: Mapping[str, Sequence[str]]) -> list[str]:
+def _listed(listing: Path, folder: Path, files: Mapping[str, Sequence[str]]) -> list[str]:
     """The images that a listing names, in its order.
 
     Args:
         listing: a line of SegNet's own is ``/SegNet/CamVid/train/NAME.png /SegNet/...``.
+        folder: of the images.
         files: {name without suffix: the image files of that name}.
 
     Raises:
         ValueError: a line names no image, or a name without its suffix fits several.
     """
-    folder = listing.with_suffix("")
     chosen = []
     for line in _lines(listing):
         for name in _readings(line):

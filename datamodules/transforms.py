@@ -189,19 +189,28 @@ class RandomView:
 
 
 class CentreView:
-    """What evaluation sees: the sample untouched, or its largest centred square resized to ``size``.
+    """What evaluation sees: the sample untouched, or a centred square of it, resized to ``size``.
 
     Args:
-        size: side of the result in pixels; ``None``: untouched.
+        size: side of the result in pixels; ``None``: that of ``crop``, or untouched.
+        crop: side of the square in pixels, or, up to 1, as a share of the largest that there is; ``None``: the largest.
+
+    Attributes:
+        size: side of all results, or ``None`` where they have none in common.
 
     Raises:
-        ValueError: ``size`` below 1.
+        ValueError: ``size`` below 1, ``crop`` not positive, or a share alone.
     """
 
-    def __init__(self, *, size: int | None = None):
+    def __init__(self, *, size: int | None = None, crop: float | None = None):
         if size is not None and size < 1:
             raise ValueError(f"eval_size is {size}, must be at least 1 pixel, or null for whole images")
-        self.size = size
+        if crop is not None and (crop <= 0 or (crop > 1 and crop != int(crop))):
+            raise ValueError(f"eval_crop is {crop}, must be whole pixels, or a share of the picture up to 1")
+        if size is None and crop is not None and crop <= 1:
+            raise ValueError(f"eval_crop is {crop}, a share: say in eval_size how many pixels it becomes")
+        self.size = int(crop) if size is None and crop is not None else size
+        self.crop = 1.0 if crop is None else crop
 
     def __call__(self, sample: dict[str, Tensor], labels: dict[str, Label]) -> dict[str, Tensor]:
         """The view of the sample."""
@@ -209,6 +218,8 @@ class CentreView:
             return sample
         height, width = sample["image"].shape[1:]
         side = min(height, width)
+        # A picture that is smaller than the crop is enlarged.
+        side = max(1, round(self.crop * side)) if self.crop <= 1 else min(int(self.crop), side)
         view = View((height - side) // 2, (width - side) // 2, side, side, (self.size, self.size))
         return view(sample, labels)
 

@@ -12,12 +12,15 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from datamodules.base import ImageDataModule, UnreadableSample
+from datamodules.celebamask_hq import CelebAMaskHQ
 from datamodules.class_folders import ClassFolders
+from datamodules.csv_labels import CSVLabels
 from datamodules.files import place_in_split, read_image
 from datamodules.image_folder import ImageFolder
 from datamodules.samples import Label
 from datamodules.segmentation_folders import SegmentationFolders
 from datamodules.source import read_checked
+from datamodules.torchvision_set import TorchvisionSet
 
 NAMES = ("sky", "road", "tree")
 
@@ -484,7 +487,9 @@ def test_what_is_left_out_is_told_once(tmp_path, capsys):
 # Configs
 
 
-@pytest.mark.parametrize("kind", [ImageFolder, ClassFolders, SegmentationFolders])
+@pytest.mark.parametrize(
+    "kind", [ImageFolder, ClassFolders, SegmentationFolders, CSVLabels, CelebAMaskHQ, TorchvisionSet]
+)
 def test_all_loading_options_of_the_base_are_there(kind):
     own = inspect.signature(kind).parameters
     for name, parameter in inspect.signature(ImageDataModule).parameters.items():

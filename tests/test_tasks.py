@@ -38,6 +38,7 @@ LABELS = {
     "class": Label("class", tuple(f"class {i}" for i in range(12))),
     "few": Label("class", ("cat", "dog", "cow")),
     "age": Label("class", ("5", "15", "30", "60")),
+    "identity": Label("class", ("ann", "bob")),
     "mask": Label("mask", ("background", "skin", "hair", "mouth")),
     "attributes": Label("attributes", ("smiling", "glasses", "hat")),
     "landmarks": Label("landmarks", ("left eye", "right eye", "nose")),
@@ -59,7 +60,7 @@ def random_target(label: Label, batch: int) -> Tensor | list[Tensor]:
     """Labels with nothing missing, as a batch holds them (datamodules/samples.py)."""
     num = len(label.names)
     if label.kind == "class":
-        return torch.randint(num, (batch,))
+        return torch.randperm(batch) % num  # some alike, some not
     if label.kind == "mask":
         return torch.randint(num, (batch, *SIZE))
     if label.kind == "attributes":
@@ -72,7 +73,7 @@ def random_target(label: Label, batch: int) -> Tensor | list[Tensor]:
 
 def random_batch(task: Task, batch: int) -> dict[str, Any]:
     """Pictures, and whatever label the task learns from."""
-    found: dict[str, Any] = {"image": torch.rand(batch, 3, *SIZE)}
+    found: dict[str, Any] = {"image": torch.rand(batch, 3, *SIZE), "id": [f"image {i}" for i in range(batch)]}
     if task.label is not None:
         found[task.target] = random_target(task.label, batch)
         if task.label.kind == "boxes":
