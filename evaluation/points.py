@@ -59,9 +59,7 @@ class Head:
 
     def paid_layers(self, codec: Codec) -> tuple[str, ...]:
         """The layers of ``codec`` whose bits it costs to run."""
-        if self.reader is None:
-            return codec.needed(self.task.layers)
-        return codec.needed([codec.layers[-1].name])
+        return codec.layers_of(self.task.reads if self.reader is None else ["pixels"])
 
 
 @dataclass(eq=False)

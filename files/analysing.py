@@ -76,7 +76,7 @@ def decode_for(codec: Codec, tasks: Sequence[Task], bitstream: Bitstream) -> Cod
     Raises:
         BitstreamError: the file is cut off before a layer that they need.
     """
-    names = codec.needed({layer for task in tasks for layer in task.layers})
+    names = codec.layers_of({name for task in tasks for name in task.reads})
     if missing := [name for name in names if name not in bitstream.strings]:
         raise BitstreamError(
             f"the file is cut off: it lacks the layers {', '.join(missing)}, which the tasks read"

@@ -22,6 +22,8 @@ class Subject(nn.Module):
         reconstructs: its pictures are meant to be those it was asked about; a generator's are its own.
         gives: what its answers hold: any of ``"bits"``, ``"pixels"``, ``"extras.<name>"``; latents go without saying.
         layers: what a bitstream consists of, in order.
+        pixel_layers: names of the layers that only together are the picture; ``None``: the last one is, with what it
+            needs, and every layer gives a picture of its own.
         latents: {name: LatentSpec}, what tasks can read besides pixels.
         rates: native rate values, ordered from fewest to most bits; empty for one rate.
         continuous: whatever lies between the first and the last of ``rates`` is a rate too.
@@ -34,6 +36,7 @@ class Subject(nn.Module):
     reconstructs: bool = True
     gives: tuple[str, ...] = ("pixels",)
     layers: tuple[Layer, ...] = (Layer("base"),)
+    pixel_layers: tuple[str, ...] | None = None
     latents: ClassVar[dict[str, LatentSpec]] = {}
     rates: tuple[float, ...] = ()
     continuous: bool = False
@@ -56,13 +59,12 @@ class Subject(nn.Module):
 
     @property
     def readable(self) -> dict[str, LatentSpec]:
-        """Everything a task can read: pixels (of all layers, and up to each layer) and the latents."""
+        """Everything a task can read: pixels (of all layers, and up to each that gives some) and the latents."""
         if "pixels" not in self.gives:
             return dict(self.latents)
         pixels = {"pixels": LatentSpec("map", 3, self.layers[-1].name, stride=1)}
-        by_layer = {
-            f"pixels@{layer.name}": LatentSpec("map", 3, layer.name, stride=1) for layer in self.layers
-        }
+        alone = self.layers if self.pixel_layers is None else ()
+        by_layer = {f"pixels@{layer.name}": LatentSpec("map", 3, layer.name, stride=1) for layer in alone}
         return {**pixels, **by_layer, **self.latents}
 
     def needed(self, layers: Collection[str]) -> tuple[str, ...]:
@@ -77,7 +79,8 @@ class Subject(nn.Module):
 
     def layers_of(self, reads: Collection[str]) -> tuple[str, ...]:
         """The layers that who reads these things pays for, in bitstream order."""
-        return self.needed({self.readable[name].layer for name in reads})
+        together = (self.pixel_layers or ()) if "pixels" in reads else ()
+        return self.needed({*together, *(self.readable[name].layer for name in reads)})
 
     def serves(self, reads: Collection[str], other: "Subject") -> bool:
         """Whether it gives the things that ``reads`` names in the shape in which ``other`` does."""

@@ -64,7 +64,6 @@ class Task(nn.Module):
 
     Attributes:
         label: the label learned from, or ``None``.
-        layers: the bitstream layers that carry what is read: what the task pays for, with their needs.
         left_out: arguments that are ``None`` because exported models hold no frozen networks (models/frozen.py).
 
     Raises:
@@ -112,7 +111,6 @@ class Task(nn.Module):
                 f"{self.label.kind!r}"
             )
         self.target = target
-        self.layers = tuple(dict.fromkeys(readable[name].layer for name in self.reads))
         self.head = head([readable[name] for name in self.reads], self.num_outputs)
 
     @property

@@ -20,7 +20,22 @@ from models.threads import threads
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
+_TINY_STREAMS = {
+    "content_channels": 6,
+    "style_channels": 5,
+    "content_encoder": {"width": 4, "max_width": 8, "blocks": 1},
+    "style_encoder": {"width": 4, "max_width": 8},
+    "synthesis": {"width": 16, "min_width": 8, "blocks": 1, "mapping_width": 8},
+}
+_TINY_TRUNK = {"features": {"backbone": "test_efficientnet"}}
 TINY = {
+    "layered_generative": {**_TINY_STREAMS, "content_prior": {"width": 4}},
+    "layered_generative_small": _TINY_STREAMS,
+    "layered_generative_trunk": {
+        **_TINY_STREAMS,
+        "content_encoder": _TINY_TRUNK,
+        "style_encoder": _TINY_TRUNK,
+    },
     "mean_scale_variable": {"width": 6, "latent_channels": 8, "num_stages": 2},
     "mean_scale": {"width": 8, "latent_channels": 12, "num_stages": 4},
     "mean_scale_small": {"width": 6, "latent_channels": 8, "num_stages": 2},

@@ -270,12 +270,6 @@ def test_head_gets_what_is_read_in_order():
     assert task.head.logits.shape == (12,)
 
 
-def test_task_names_the_layers_it_pays_for():
-    make = partial(Classification, READABLE, LABELS, target="class", head=Constant)
-    assert make(reads="y_hat").layers == ("base",)
-    assert make(reads=["style", "enhancement", "y_hat"]).layers == ("base", "top")
-
-
 @pytest.mark.parametrize(
     ("task", "options", "message"),
     [

@@ -27,7 +27,8 @@ class ReadThrough(Codec):
     def __init__(self, codec: Codec, reader: Codec):
         super().__init__()
         self.codec, self.reader = codec, reader
-        self.layers, self.stride, self.gives = codec.layers, codec.stride, codec.gives
+        self.layers, self.pixel_layers = codec.layers, codec.pixel_layers
+        self.stride, self.gives = codec.stride, codec.gives
         self.rates, self.rate_step, self.continuous = codec.rates, codec.rate_step, codec.continuous
         self.file_suffix, self.exact, self.uncompressed = codec.file_suffix, codec.exact, codec.uncompressed
         # Latents of an untrained reader are of no use either.
@@ -37,6 +38,10 @@ class ReadThrough(Codec):
             name: LatentSpec(spec.kind, spec.channels, last, stride=spec.stride, length=spec.length)
             for name, spec in reader.latents.items()
         }
+
+    def layers_of(self, reads: Collection[str]) -> tuple[str, ...]:
+        """Who reads latents pays for the picture."""
+        return self.codec.layers_of(["pixels" if name in self.latents else name for name in reads])
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
         return self._read(self.codec._forward(x, rate, keys))

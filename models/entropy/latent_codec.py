@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from models.entropy.stream import Reader, Stream, Writer
+from models.entropy.stream import Expected, Reader, Stream, Writer
 
 Shape = tuple[int, ...]
 """A latent's own shape, without images and channels: (h, w), (L,) or ()."""
@@ -35,7 +35,12 @@ class LatentCodec(nn.Module):
     What it may be given beside its latent is what a decoder has before it reads this one's string: other latents'
     ``y_hat``, other streams, (B, ...) each, in an order that its parameter network knows. Each string holds one latent
     codec's symbols, so a decoder needs no more than the strings that come before it.
+
+    Attributes:
+        stride: maps that it codes have sides that are multiples of it.
     """
+
+    stride: int = 1
 
     def forward(self, y: Tensor, keys: Tensor | None, given: Sequence[Tensor] = ()) -> LatentOutput:
         """Quantise and estimate.
@@ -78,6 +83,16 @@ class LatentCodec(nn.Module):
         y_hat = self.code(stream, None, shape, given)
         stream.finish()
         return y_hat
+
+    def expect(self, count: int, shape: Shape, given: Sequence[Tensor] = ()) -> Tensor:
+        """The y_hat that stands for strings that are not there: every symbol at its distribution's centre.
+
+        Args:
+            count: of images.
+            shape: the latent's own.
+            given: as to ``forward``.
+        """
+        return self.code(Expected(count), None, shape, given)
 
 
 def channel_axis(dims: int) -> int:

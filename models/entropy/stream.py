@@ -106,6 +106,21 @@ class Reader:
             decoder.finish()
 
 
+class Expected:
+    """No strings at all: what is read is every symbol's centre, nearest to what a decoder cannot know.
+
+    Args:
+        count: of images.
+    """
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def code(self, y: Tensor | None, mean: Tensor, rows: Tensor, tables: Tables) -> Tensor:
+        """See ``Stream``."""
+        return mean.expand(rows.shape)
+
+
 def in_threads(function: Callable[[A], B], items: Iterable[A]) -> list[B]:
     """``[function(item) for item in items]`` on as many threads as torch may use; for functions without the GIL."""
     items = list(items)

@@ -189,13 +189,15 @@ class Enter:
     def __init__(self, dtype: torch.dtype | None):
         self.dtype = dtype
 
-    def __call__(self, network: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
-        """In channels_last order, and in ``dtype`` if it is float32."""
-        (x,) = inputs
-        if torch.is_grad_enabled() or x.dim() != 4:
+    def __call__(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """Maps in channels_last order, and in ``dtype`` if they are float32."""
+        if torch.is_grad_enabled():
             return None
+        return tuple(self._entered(x) if x.dim() == 4 else x for x in inputs)
+
+    def _entered(self, x: Tensor) -> Tensor:
         dtype = self.dtype if self.dtype is not None and x.dtype == torch.float32 else x.dtype
-        return (x.to(dtype, memory_format=torch.channels_last),)
+        return x.to(dtype, memory_format=torch.channels_last)
 
 
 def leave(network: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
@@ -209,7 +211,8 @@ def speed_up(network: nn.Module, *, bf16: bool = False) -> tuple[RemovableHandle
     """Make a network fast for calls without gradients, in place.
 
     Args:
-        network: (B, C, H, W) to one map; any layers. What is neither GDN nor a convolution computes as it did.
+        network: (B, C, H, W), and whatever else it takes, to one map or vector; any layers. What is neither GDN nor a
+            convolution computes as it did.
         bf16: compute in bfloat16; ``why_not_bf16`` says where that cannot be.
 
     Returns:
