@@ -78,8 +78,10 @@ class Objective(nn.Module):
         yield from ((f"term/{name}", term) for name, term in self.terms.items())
 
     def log_names(self) -> dict[str, str]:
-        """{part: its name in logs}, of those that are shown: the sum, further terms and task losses."""
+        """{part: its name in logs}, of those that are shown: the sum, terms, task losses, distortions if several."""
         terms = {f"term/{name}": name for name in self.terms}
+        if len(self.distortion) > 1:
+            terms |= {f"distortion/{name}": f"distortion/{name}" for name in self.distortion}
         lmbda = {"lmbda": "lmbda"} if callable(self.lmbda) else {}
         return {"loss": "loss", **lmbda, **terms, **{f"task/{name}": f"{name}/loss" for name in self.tasks}}
 
