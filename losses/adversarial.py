@@ -1,7 +1,7 @@
 """Adversarial terms: a codec against a critic that tells its pictures from originals.
 
-A critic (models/critics) is one of the system's networks. It maps pictures to ``(scores, features)``: scores, above 0 for
-originals, in a list of maps, one for each scale it looks at, and all its hidden maps in another.
+A critic (models/critics) is one of the system's networks. It maps pictures to ``(scores, features)``: scores, above 0
+for originals, in a list of maps, one for each scale it looks at, and all its hidden maps in another.
 """
 
 from collections.abc import Callable, Sequence
@@ -180,5 +180,7 @@ def _mean(cost: Callable[[Tensor], Tensor], scores: Sequence[Tensor]) -> Tensor:
 
 def _some(x: Tensor) -> Tensor:
     if not len(x):
-        raise ValueError("the critic got a batch without a picture: data.batch_size must be at least 1 a process")
+        raise ValueError(
+            "the critic got a batch without a picture: data.batch_size must be at least 1 a process"
+        )
     return x

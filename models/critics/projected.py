@@ -31,7 +31,9 @@ class ProjectedCritic(nn.Module):
         # Random and fixed: buffers, so that a checkpoint has them and no optimiser does.
         for number, inputs in enumerate(channels):
             self.register_buffer(f"mix{number}", torch.randn(width, inputs, 1, 1) * (2 / inputs) ** 0.5)
-        self.judges = nn.ModuleList(patch_layers(width, width, num_layers, spectral_norm=True) for _ in channels)
+        self.judges = nn.ModuleList(
+            patch_layers(width, width, num_layers, spectral_norm=True) for _ in channels
+        )
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """As ``MultiscaleCritic``: one score map and some hidden maps for each map of the network."""

@@ -46,7 +46,9 @@ class Modulated(nn.Module):
         super().__init__()
         kinds = [spec.kind for spec in specs]
         if kinds.count("map") > 1 or set(kinds) - {"map", "vector"}:
-            raise ValueError(f"Modulated reads one map at most and any vectors, not {kinds}: choose another `head`")
+            raise ValueError(
+                f"Modulated reads one map at most and any vectors, not {kinds}: choose another `head`"
+            )
         self.vectors = [place for place, kind in enumerate(kinds) if kind == "vector"]
         self.place = kinds.index("map") if "map" in kinds else None
         if self.place is None:

@@ -1,0 +1,52 @@
+"""The analysis network reads a map, vectors, or both, with the same blocks."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.heads.classifier import FeatureClassifier
+from models.heads.modulated import Itself, Modulated
+from models.heads.points import FeaturePoints
+from models.heads.segmenter import FeatureSegmenter
+from models.outputs import LatentSpec
+
+MAP, STYLE = LatentSpec("map", 6, "content", stride=16), LatentSpec("vector", 5, "style")
+TOKENS = LatentSpec("tokens", 5, "style", length=3)
+SIZE = (70, 90)
+HEADS = {
+    FeatureSegmenter: (2, 4, *SIZE),
+    FeatureClassifier: (2, 4),
+    FeaturePoints: (2, 4, 2),
+}
+
+
+def latents(specs: list[LatentSpec]) -> list[Tensor]:
+    return [torch.randn(2, 6, 8, 8) if spec is MAP else torch.randn(2, 5) for spec in specs]
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.__name__)
+@pytest.mark.parametrize("specs", [[MAP, STYLE], [STYLE, MAP], [MAP], [STYLE], [STYLE, MAP, STYLE]], ids=str)
+def test_any_streams_and_any_head(head: type, specs: list[LatentSpec]) -> None:
+    network = Modulated(specs, 4, head=partial(head, features=Itself), width=16, blocks=1)
+    preds = network(*latents(specs), size=SIZE)
+    assert preds.shape == HEADS[head]
+    preds.square().mean().backward()
+    assert not [name for name, p in network.named_parameters() if p.grad is None]
+
+
+def test_both_streams_count() -> None:
+    torch.manual_seed(0)
+    network = Modulated([MAP, STYLE], 4, head=partial(FeatureSegmenter, features=Itself), width=16, blocks=2)
+    content, style = latents([MAP, STYLE])
+    preds = network(content, style, size=SIZE)
+    assert not torch.allclose(network(content.flip(0), style, size=SIZE), preds)
+    assert not torch.allclose(network(content, style.flip(0), size=SIZE), preds)
+    torch.testing.assert_close(network(content[1:], style[1:], size=SIZE), preds[1:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("specs", [[MAP, MAP], [TOKENS], [MAP, TOKENS]], ids=str)
+def test_what_it_cannot_read_is_told(specs: list[LatentSpec]) -> None:
+    with pytest.raises(ValueError, match="one map at most and any vectors"):
+        Modulated(specs, 4, head=partial(FeatureClassifier, features=Itself))
