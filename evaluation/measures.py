@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
+from evaluation.gmsd import MIN_SIDE as GMSD_MIN_SIDE
+from evaluation.gmsd import gmsd
 from evaluation.set_metrics import single_numbers
 from losses.distortion import MS_SSIM_MIN_SIDE
 from models.outputs import CodecOutput
@@ -44,19 +46,20 @@ def _decibels(errors: Tensor, peak: float = 1.0) -> Tensor:
     return -10 * mse.clamp(min=1e-10).log10()
 
 
-PICTURE_METRICS = ("psnr", "ms_ssim")
+PICTURE_METRICS = ("psnr", "ms_ssim", "gmsd")
 """Measures of the decoded picture; MS-SSIM takes longer than many a codec."""
 
 
 def picture_quality(
     output: CodecOutput, x: Tensor, names: Collection[str] = PICTURE_METRICS
 ) -> dict[str, Tensor]:
-    """PSNR (dB) and MS-SSIM ([0, 1]) of each image, (B,), of the picture rounded to 8 bits.
+    """PSNR (dB), MS-SSIM ([0, 1]) and GMSD ([0, 0.5], 0 is best) of each image, (B,), of the picture in 8 bits.
 
     Args:
         output: a decode; without a picture there is nothing to measure.
         x: originals (B, 3, H, W) in [0, 1].
-        names: which of ``PICTURE_METRICS``; MS-SSIM is left out where the image is too small for its five scales.
+        names: which of ``PICTURE_METRICS``; MS-SSIM is left out where the image is too small for its five scales, GMSD
+            below 4 pixels a side.
     """
     if output.x_hat is None:
         return {}
@@ -66,6 +69,8 @@ def picture_quality(
         values["ms_ssim"] = multiscale_structural_similarity_index_measure(
             decoded, 255 * x, data_range=255.0, reduction="none"
         ).reshape(-1)
+    if "gmsd" in names and min(output.size) >= GMSD_MIN_SIDE:
+        values["gmsd"] = gmsd(decoded, 255 * x)
     if "psnr" in names:
         # In place: at the speed of a JPEG, each new picture in memory counts.
         values["psnr"] = _decibels(decoded.sub_(x, alpha=255), peak=255.0)
@@ -106,7 +111,7 @@ class Measures(nn.Module):
         others: names of whatever else is measured of each image (losses, terms of an objective).
     """
 
-    names = ("loss", "bpp", "bpp_real", "bpp_payload", "header_bytes", "psnr", "ms_ssim")
+    names = ("loss", "bpp", "bpp_real", "bpp_payload", "header_bytes", "psnr", "ms_ssim", "gmsd")
 
     def __init__(self, tasks: Mapping[str, Task], layers: Sequence[str] = (), others: Sequence[str] = ()):
         super().__init__()

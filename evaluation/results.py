@@ -31,7 +31,7 @@ def make_row(
 
     Returns:
         Rates in bits per pixel of the original image (``bpp`` counts whole files, ``bpp_by_layer`` the layers' strings
-        alone, ``bpp_payload`` files less their ``header_bytes``), PSNR and MS-SSIM as means over
+        alone, ``bpp_payload`` files less their ``header_bytes``), PSNR, MS-SSIM and GMSD as means over
         images, ``tasks`` with ``"<task>/<metric>"`` and ``"<task>/bpp"``. What was not measured is ``None``.
     """
     tasks = {key: value for key, value in values.items() if "/" in key}
@@ -49,6 +49,7 @@ def make_row(
         },
         "psnr": values.get("psnr"),
         "ms_ssim": values.get("ms_ssim"),
+        "gmsd": values.get("gmsd"),
         "tasks": tasks,
         "task_head": task_head,
         "encode_seconds": None,

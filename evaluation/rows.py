@@ -98,7 +98,7 @@ def _image_means(entries: Sequence[Entry], counts: np.ndarray) -> tuple[dict[str
         if None in values:
             continue  # a mean over some of the images would not compare with that of other measures
         means[key] = float(np.mean(values))
-        if key in ("bpp_real", "bpp_payload", "psnr", "ms_ssim"):
+        if key in ("bpp_real", "bpp_payload", "psnr", "ms_ssim", "gmsd"):
             sampled[RATES.get(key, key)] = bootstrap.means(np.asarray(values), counts)
     return means, sampled
 

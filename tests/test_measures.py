@@ -46,7 +46,7 @@ def test_small_images_have_no_ms_ssim() -> None:
     measures = Measures({})
     x = torch.rand(1, 3, 64, 64)
     measures.add_pictures(CodecOutput((64, 64), x_hat=x), x)
-    assert set(measures.compute()) == {"psnr"}
+    assert set(measures.compute()) == {"psnr", "gmsd"}
     for size in ((175, 300), (176, 180)):
         x = torch.rand(2, 3, *size)
         measures.add_pictures(CodecOutput(size, x_hat=x), levels(x) / 255)
@@ -79,6 +79,46 @@ def slow_ms_ssim(a: np.ndarray, b: np.ndarray, peak: float) -> float:
             for x in (a, b)
         )
     return result
+
+
+def slow_gmsd(a: np.ndarray, b: np.ndarray) -> float:
+    """GMSD of two pictures (3, H, W), position by position, zeros beyond all borders."""
+
+    def gradient(picture: np.ndarray) -> np.ndarray:
+        luma = 0.299 * picture[0] + 0.587 * picture[1] + 0.114 * picture[2]
+        height, width = luma.shape
+
+        def at(values: np.ndarray, row: int, column: int) -> float:
+            inside = 0 <= row < values.shape[0] and 0 <= column < values.shape[1]
+            return float(values[row, column]) if inside else 0.0
+
+        half = np.zeros(((height + 1) // 2, (width + 1) // 2))
+        for r, c in np.ndindex(*half.shape):
+            half[r, c] = sum(at(luma, 2 * r + i, 2 * c + j) for i in (0, 1) for j in (0, 1)) / 4
+        found = np.zeros_like(half)
+        for r, c in np.ndindex(*half.shape):
+            across = sum(at(half, r + i, c - 1) - at(half, r + i, c + 1) for i in (-1, 0, 1)) / 3
+            down = sum(at(half, r - 1, c + i) - at(half, r + 1, c + i) for i in (-1, 0, 1)) / 3
+            found[r, c] = math.hypot(across, down)
+        return found
+
+    one, other = gradient(a), gradient(b)
+    similar = [(2 * p * q + 170) / (p * p + q * q + 170) for p, q in zip(one.flat, other.flat, strict=True)]
+    mean = sum(similar) / len(similar)
+    return math.sqrt(sum((s - mean) ** 2 for s in similar) / (len(similar) - 1))
+
+
+@pytest.mark.parametrize("size", [(24, 30), (15, 21)])
+def test_gmsd_is_that_of_the_paper(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (2, 3, *size), generator=generator).float()
+    x_hat = (x + 20 * torch.randn(x.shape, generator=generator)).round().clamp(0, 255)
+    expected = [slow_gmsd(a.double().numpy(), b.double().numpy()) for a, b in zip(x_hat, x, strict=True)]
+    found = picture_quality(CodecOutput(size, x_hat=x_hat / 255), x / 255)["gmsd"]
+    assert found.tolist() == pytest.approx(expected, rel=1e-4)
+    assert picture_quality(CodecOutput(size, x_hat=x / 255), x / 255)["gmsd"].tolist() == [0.0, 0.0]
+    tiny = x[..., :3, :3] / 255
+    assert "gmsd" not in picture_quality(CodecOutput((3, 3), x_hat=tiny), tiny)
 
 
 def test_ms_ssim_is_that_of_the_paper_in_training_and_evaluation() -> None:
@@ -153,7 +193,7 @@ def test_rows_hold_the_contract_and_tables_show_them() -> None:
     row = make_row("mine", values, seed=3, command="python train.py", rate=2.0)
     assert list(row) == [
         "codec", "uncompressed", "rate", "seed", "bpp", "bpp_payload", "header_bytes", "bpp_estimated",
-        "bpp_by_layer", "psnr", "ms_ssim", "tasks", "task_head", "encode_seconds", "decode_seconds", "command",
+        "bpp_by_layer", "psnr", "ms_ssim", "gmsd", "tasks", "task_head", "encode_seconds", "decode_seconds", "command",
     ]  # fmt: skip
     assert (row["bpp"], row["bpp_estimated"], row["ms_ssim"]) == (0.6, 0.5, None)
     assert row["uncompressed"] is False

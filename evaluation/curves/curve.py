@@ -10,7 +10,8 @@ Row = Mapping[str, Any]
 Ladder = Literal["plain", "scaled"]
 RateAxis = Literal["bpp", "bpp_payload"]
 
-IMAGE_METRICS = ("psnr", "ms_ssim")
+IMAGE_METRICS = {"psnr": True, "ms_ssim": True, "gmsd": False}
+"""{measure of the picture: whether more is better}."""
 RATE_AXES: tuple[RateAxis, ...] = ("bpp", "bpp_payload")
 
 
@@ -23,7 +24,7 @@ class Curve:
         seed: the rows' seed.
         task_head: the rows' head source; ``None`` for metrics of the picture, which know no heads.
         ladder: ``"plain"``: pictures coded at their own size. ``"scaled"``: the best of all down-scalings at each rate.
-        metric: ``"psnr"``, ``"ms_ssim"`` or ``"<task>/<metric>"``.
+        metric: ``"psnr"``, ``"ms_ssim"``, ``"gmsd"`` or ``"<task>/<metric>"``.
         rate_axis: ``"bpp"`` counts whole files, ``"bpp_payload"`` leaves out their headers.
             A task's rate is what that task paid.
         higher_is_better: the metric's direction.
@@ -76,9 +77,9 @@ def curves(
 
     Args:
         rows: of ``results.json``.
-        metric: ``"psnr"``, ``"ms_ssim"`` or ``"<task>/<metric>"``.
+        metric: ``"psnr"``, ``"ms_ssim"``, ``"gmsd"`` or ``"<task>/<metric>"``.
         rate_axis: what the rate counts.
-        higher_is_better: {metric: direction}; metrics that are not in it are better when higher.
+        higher_is_better: {metric: direction}; tasks' that are not in it are better when higher.
 
     Returns:
         Curves in the order in which codecs first appear; see ``Curve.is_point``.
@@ -86,7 +87,7 @@ def curves(
     Raises:
         ValueError: unknown ``rate_axis``.
     """
-    upward = (higher_is_better or {}).get(metric, True)
+    upward = (higher_is_better or {}).get(metric, IMAGE_METRICS.get(metric, True))
     groups: dict[tuple, dict[tuple, int]] = {}
     for index, row in enumerate(rows):
         quality, rate = value_of(row, metric), value_of(row, rate_key(metric, rate_axis))

@@ -76,7 +76,7 @@ def decibel(ms_ssim: float) -> float:
 
 
 def figures_of(results: Mapping[str, Any]) -> list[Figure]:
-    """PSNR and MS-SSIM over the rate, then one figure for each metric of each task: those that were measured."""
+    """PSNR, MS-SSIM and GMSD over the rate, then one figure for each metric of each task: those that were measured."""
     metrics = metrics_of(results["rows"])
     return [_task_figure(results, m) if "/" in m else _picture_figure(results, m) for m in metrics]
 
@@ -85,6 +85,7 @@ def _picture_figure(results: Mapping[str, Any], metric: str) -> Figure:
     title, short, label = {
         "psnr": ("PSNR over rate", "PSNR", "PSNR of RGB, dB"),
         "ms_ssim": ("MS-SSIM over rate, as −10 log₁₀(1 − MS-SSIM)", "MS-SSIM, dB", "MS-SSIM, dB"),
+        "gmsd": ("GMSD over rate, lower is better", "GMSD", "GMSD"),
     }[metric]
     lines = tuple(_lines(results, metric))
     return Figure(f"rd_{metric}", metric, title, short, "bits per pixel", label, lines)

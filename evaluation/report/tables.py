@@ -162,11 +162,11 @@ def points_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     tasks = list(dict.fromkeys(key for row in rows for key in row.get("tasks") or {}))
     plain = [
         ("rate", None), ("scale", None), ("bpp", 4), ("bpp_payload", 4), ("header_bytes", 0), ("bpp_estimated", 4),
-        ("psnr", 2), ("ms_ssim", 4),
+        ("psnr", 2), ("ms_ssim", 4), ("gmsd", 4),
     ]  # fmt: skip
     titles = {
         "bpp": ("bpp", "file"), "bpp_payload": ("payload", "bpp"), "header_bytes": ("header", "bytes"),
-        "bpp_estimated": ("estimated", "bpp"), "psnr": ("PSNR", "dB"), "ms_ssim": ("MS-SSIM", ""),
+        "bpp_estimated": ("estimated", "bpp"), "psnr": ("PSNR", "dB"), "ms_ssim": ("MS-SSIM", ""), "gmsd": ("GMSD", ""),
     }  # fmt: skip
     columns = [titles.get(key, (key, "")) for key, _ in plain]
     columns += [(key, "bits the task pays for" if key.endswith("/bpp") else "") for key in tasks]
@@ -251,7 +251,7 @@ def _part_cell(macs: float | None, parameters: float | None) -> Cell:
 
 
 def _column(metric: str, head: str | None) -> tuple[str, str]:
-    title = {"psnr": "PSNR", "ms_ssim": "MS-SSIM"}.get(metric, metric)
+    title = {"psnr": "PSNR", "ms_ssim": "MS-SSIM", "gmsd": "GMSD"}.get(metric, metric)
     return title, f"by {head}" if head else ""
 
 
