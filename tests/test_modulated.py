@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.heads.classifier import FeatureClassifier
 from models.heads.modulated import Itself, Modulated
-from models.heads.points import FeaturePoints
+from models.heads.points import FeaturePoints, in_cells
 from models.heads.segmenter import FeatureSegmenter
 from models.outputs import LatentSpec
 
@@ -50,3 +50,10 @@ def test_both_streams_count() -> None:
 def test_what_it_cannot_read_is_told(specs: list[LatentSpec]) -> None:
     with pytest.raises(ValueError, match="one map at most and any vectors"):
         Modulated(specs, 4, head=partial(FeatureClassifier, features=Itself))
+
+
+@pytest.mark.parametrize("size", [(4, 4), (7, 9), (2, 3), (16, 5)])
+@pytest.mark.parametrize("grid", [1, 4])
+def test_cells_are_adaptive_average_pooling(size: tuple[int, int], grid: int) -> None:
+    x = torch.randn(2, 3, *size)
+    torch.testing.assert_close(in_cells(x, grid), torch.nn.functional.adaptive_avg_pool2d(x, grid))

@@ -39,7 +39,7 @@ class FeaturePoints(nn.Module):
         self.features = features(specs[0])
         self.stride = self.features.strides[-1]
         self.reduce = nn.Conv2d(self.features.channels[-1], width, 1)
-        self.pool = nn.AdaptiveAvgPool2d(grid)
+        self.grid = grid
         self.linear = nn.Linear(grid**2 * width, 2 * num_outputs)
 
     def forward(self, x: Tensor, *, size: tuple[int, int]) -> Tensor:
@@ -47,7 +47,9 @@ class FeaturePoints(nn.Module):
         height, width = ((side + self.stride - 1) // self.stride for side in size)
         last = self.features(x)[-1][..., :height, :width]
         # In tenths of the image, from its centre: a fresh layer is not far off, and a step does not lead out of it.
-        shares = 0.1 * self.linear(self.pool(self.reduce(last)).flatten(1)).float().unflatten(1, (-1, 2))
+        shares = 0.1 * self.linear(in_cells(self.reduce(last), self.grid).flatten(1)).float().unflatten(
+            1, (-1, 2)
+        )
         sides = torch.tensor([size[1], size[0]], device=x.device, dtype=torch.float32)
         return (0.5 + shares) * sides - 0.5
 
@@ -105,3 +107,16 @@ class HeatmapPoints(nn.Module):
             for side in (width, height)
         ]
         return torch.stack([shares.sum(2) @ centres[0], shares.sum(3) @ centres[1]], -1)
+
+
+def in_cells(x: Tensor, grid: int) -> Tensor:
+    """Means in cells, (B, C, h, w) to (B, C, grid, grid): ``adaptive_avg_pool2d``, which ONNX has for fixed sizes."""
+    rows, columns = (_shares(side, grid, x) for side in x.shape[-2:])
+    return rows @ x @ columns.mT
+
+
+def _shares(side: int, cells: int, like: Tensor) -> Tensor:
+    """What each position counts in each cell's mean, (cells, side); neighbours overlap where that does not divide."""
+    position, cell = torch.arange(side, device=like.device), torch.arange(cells, device=like.device)[:, None]
+    inside = (position >= cell * side // cells) & (position < ((cell + 1) * side + cells - 1) // cells)
+    return (inside / inside.sum(1, keepdim=True)).to(like.dtype)
