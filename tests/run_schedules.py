@@ -39,6 +39,8 @@ TINY = (
     # An odd share of labels is missing: one process then holds more of them than the other.
     "+data.missing={identity: 0.5}",
     "baselines.jpeg.rates=[20]",
+    # For schedules that have one.
+    "+network@networks.critic=multiscale_critic_small",
     # Batch norm sees other batches on two processes; everything of our own uses group norm.
     "tasks.identity.head.norm=group",
     "callbacks={reconstructions: null, latent_statistics: null}",
