@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from models.heads.classifier import FeatureClassifier
+from models.heads.encoded import Encoded
 from models.heads.modulated import Itself, Modulated
 from models.heads.points import FeaturePoints, in_cells
 from models.heads.segmenter import FeatureSegmenter
 from models.outputs import LatentSpec
+from tests.conftest import tiny_codec
 
 MAP, STYLE = LatentSpec("map", 6, "content", stride=16), LatentSpec("vector", 5, "style")
 TOKENS = LatentSpec("tokens", 5, "style", length=3)
@@ -57,3 +59,33 @@ def test_what_it_cannot_read_is_told(specs: list[LatentSpec]) -> None:
 def test_cells_are_adaptive_average_pooling(size: tuple[int, int], grid: int) -> None:
     x = torch.randn(2, 3, *size)
     torch.testing.assert_close(in_cells(x, grid), torch.nn.functional.adaptive_avg_pool2d(x, grid))
+
+
+def test_encoded_pixels_are_read_as_the_codec_s_latents_are() -> None:
+    """With the codec's encoders and the same analysis, it says what a task on unrounded latents would."""
+    torch.manual_seed(0)
+    codec = tiny_codec("layered_generative_small").eval()
+    analysis = partial(Modulated, head=partial(FeatureSegmenter, features=Itself), width=16, blocks=1)
+    head = Encoded(
+        [LatentSpec("map", 3, "base", stride=1)],
+        4,
+        content_channels=6,
+        style_channels=5,
+        content_encoder=lambda channels: codec.content.g_a,
+        style_encoder=lambda channels: codec.style.g_a,
+        head=analysis,
+    )
+    x = torch.rand(2, 3, *SIZE)
+    padded = torch.nn.functional.pad(x, (0, 6, 0, 10), mode="replicate")
+    expected = head.head(codec.content.g_a(padded), codec.style.g_a(padded), size=SIZE)
+    torch.testing.assert_close(head(x, size=SIZE), expected)
+    with pytest.raises(ValueError, match="Encoded reads pixels"):
+        Encoded(
+            [MAP],
+            4,
+            content_channels=1,
+            style_channels=1,
+            content_encoder=None,
+            style_encoder=None,
+            head=analysis,
+        )
