@@ -101,7 +101,7 @@ def sections_of(data: Path, root: Path, threads: int) -> dict[str, Callable[[], 
 
 
 def figures(rows: Rows) -> Figures:
-    """Metrics of both heads and bits by set (means over folds), top-1 and AP on originals, and what other records say."""
+    """Metrics of both heads and bits by set (means over folds), top-1 and AP on originals; what other records say."""
     found: dict[str, float | None] = {}
     for name, (_, tasks) in SETS.items():
         own = [row for row in rows if row["kind"] == "set" and row["set"] == name and row["codec"] == "joint"]
