@@ -1,6 +1,5 @@
 """SegmentationFolders: images and masks in parallel folders, as SegNet lays out CamVid."""
 
-import codecs
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.base import ImageDataModule, Split
-from datamodules.files import checked_root, read_image, read_indices
+from datamodules.files import checked_root, lines_of, read_image, read_indices
 from datamodules.samples import IGNORE, Label
 from datamodules.source import InvalidLabel
 from pictures.finding import SUFFIXES, below, said
@@ -182,7 +181,7 @@ def _listed(listing: Path, files: Mapping[str, Sequence[str]]) -> list[str]:
     """
     folder = listing.with_suffix("")
     chosen = []
-    for line in _lines(listing):
+    for _, line in lines_of(listing):
         for name in _readings(line):
             stem = _stem(name) if PurePosixPath(name).suffix.lower() in SUFFIXES else name
             if name in files.get(stem, ()):
@@ -200,17 +199,6 @@ def _listed(listing: Path, files: Mapping[str, Sequence[str]]) -> list[str]:
                 "or add the image"
             )
     return chosen
-
-
-def _lines(listing: Path) -> Iterator[str]:
-    data = listing.read_bytes()
-    # Editors and shells on Windows begin a text with such a mark.
-    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    encoding = "utf-16" if utf16 else "utf-8-sig"
-    # File names need not be UTF-8: this is how Python takes theirs, too.
-    for line in data.decode(encoding, "surrogateescape").split("\n"):
-        if line.strip():
-            yield line.strip()
 
 
 def _readings(line: str) -> Iterator[str]:
