@@ -31,9 +31,9 @@ class VOCDetection(ImageDataModule):
         ImageSets/Main/{train,val,test}.txt    one NAME a line
 
     Corners are pixels and count from 1, so that the box of a whole picture is 1, 1, width, height. Boxes without area
-    (xmax not above xmin, ymax not above ymin) are left out and counted, and so are objects that are ``difficult``.
-    Where only one of val and test is listed (VOC2012), that one is the test split, and a part of train, chosen by name,
-    is held out as val.
+    are left out and counted (also those whose corners coincide in x or y, one pixel by that rule: they are slips of the
+    mouse), and so are objects that are ``difficult``. Where only one of val and test is listed (VOC2012), that one is
+    the test split, and a part of train, chosen by name, is held out as val.
 
     Args:
         root: folder of the data set.

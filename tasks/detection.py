@@ -54,7 +54,7 @@ class Detection(Task):
         if not boxes.shape[1]:  # no image has any: one place for none, so that nothing is empty
             boxes, classes = boxes.new_zeros(len(target), 1, 4), classes.new_full((len(target), 1), -1)
         known = ~boxes.isnan().flatten(1).any(1)
-        classes = classes.where(known[:, None], torch.full_like(classes, -1))
+        classes = classes.masked_fill(~known[:, None], -1)
         loss = getattr(self.head, "loss", None)
         if loss is not None:
             return loss(preds, boxes.nan_to_num(0.0), classes, known)

@@ -13,11 +13,13 @@ from PIL import Image
 
 from datamodules.base import ImageDataModule, UnreadableSample
 from datamodules.class_folders import ClassFolders
+from datamodules.coco_detection import COCODetection
 from datamodules.files import place_in_split, read_image
 from datamodules.image_folder import ImageFolder
 from datamodules.samples import Label
 from datamodules.segmentation_folders import SegmentationFolders
 from datamodules.source import read_checked
+from datamodules.voc_detection import VOCDetection
 
 NAMES = ("sky", "road", "tree")
 
@@ -330,9 +332,19 @@ def test_mixed_sizes_are_found_by_check_and_by_the_batch(tmp_path):
     }
 
 
-@pytest.mark.parametrize("kind", [ImageFolder, ClassFolders, SegmentationFolders])
+KINDS = {
+    ImageFolder: {},
+    ClassFolders: {},
+    SegmentationFolders: {"names": NAMES},
+    VOCDetection: {"names": NAMES},
+    COCODetection: {"splits": {"train": "train", "test": "val"}},
+}
+"""Data sets on disk, and the arguments that they need besides their root."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_missing_roots(tmp_path, kind):
-    options = {"batch_size": 1} | ({"names": NAMES} if kind is SegmentationFolders else {})
+    options = {"batch_size": 1} | KINDS[kind]
     with pytest.raises(ValueError, match=r"root is '.*nowhere', which does not exist: give the folder"):
         kind(tmp_path / "nowhere", **options)
     (tmp_path / "file").write_text("")
@@ -484,7 +496,7 @@ def test_what_is_left_out_is_told_once(tmp_path, capsys):
 # Configs
 
 
-@pytest.mark.parametrize("kind", [ImageFolder, ClassFolders, SegmentationFolders])
+@pytest.mark.parametrize("kind", KINDS)
 def test_all_loading_options_of_the_base_are_there(kind):
     own = inspect.signature(kind).parameters
     for name, parameter in inspect.signature(ImageDataModule).parameters.items():
@@ -492,7 +504,9 @@ def test_all_loading_options_of_the_base_are_there(kind):
         assert own[name].kind == inspect.Parameter.KEYWORD_ONLY, name
 
 
-@pytest.mark.parametrize("name", ["image_folder", "class_folders", "camvid", "scenes6"])
+@pytest.mark.parametrize(
+    "name", ["image_folder", "class_folders", "camvid", "scenes6", "voc_detection", "bccd", "coco"]
+)
 def test_configs_build(tmp_path, name):
     write_classes(tmp_path, "train", {"ape": 1})
     write_classes(tmp_path, "val", {"ape": 1})

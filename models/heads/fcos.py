@@ -27,6 +27,9 @@ from models.heads.norms import group_norm
 from models.heads.pyramid import FeaturePyramid
 from models.outputs import LatentSpec
 
+CANDIDATES = 1000
+"""Boxes of an image, the best ones, among which doubles are looked for."""
+
 
 class FCOS(nn.Module):
     """Backbone features, a feature pyramid and torchvision's FCOS towers with group norm.
@@ -117,7 +120,7 @@ class FCOS(nn.Module):
         """
         logits, centre, points = raw["logits"].float(), raw["centre"].float()[..., 0], raw["points"]
         distances, index, positive = self._matched(points, boxes, classes)
-        wanted = classes.gather(1, index).where(positive, torch.tensor(-1, device=index.device))
+        wanted = classes.gather(1, index).masked_fill(~positive, -1)
         aims = (wanted[..., None] == torch.arange(logits.shape[2], device=index.device)).float()
         losses = sigmoid_focal_loss(logits, aims).sum((1, 2))
 
@@ -161,7 +164,7 @@ class FCOS(nn.Module):
     def _best(self, boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
         place, classes = (scores > self.score_threshold).nonzero(as_tuple=True)
         values, order = scores[place, classes].sort(descending=True, stable=True)
-        order = order[:1000]
+        order = order[:CANDIDATES]
         found, classes = boxes[place[order]], classes[order]
         kept = remove_small_boxes(found, 1e-3)
         found, classes, values = found[kept], classes[kept], values[: len(order)][kept]
