@@ -252,7 +252,7 @@ def test_heads_refuse_what_they_cannot_read():
         FCOS([PIXELS], 3, features=FEATURES, min_stride=64)
     with pytest.raises(ValueError, match="RetinaNet needs `features` or `builder`, and not both"):
         RetinaNet([PIXELS], 3)
-    with pytest.raises(ValueError, match="class_ids=.* must be 3 different numbers from 1 on"):
+    with pytest.raises(ValueError, match=r"class_ids=.* must be 3 different numbers within 1..2"):
         FasterRCNN([PIXELS], 3, features=FEATURES, class_ids=[0, 1, 2])
     with pytest.raises(ValueError, match="is a FasterRCNN, not a RetinaNet: choose"):
         RetinaNet([PIXELS], 3, builder="fasterrcnn_mobilenet_v3_large_320_fpn")
@@ -285,6 +285,7 @@ def test_a_published_detector_finds_what_torchvision_finds(head, builder, tmp_pa
         6,
         builder=builder,
         weights=tmp_path / "weights.pth",
+        norm="frozen",
         class_ids=ids,
         arguments={**more, "num_classes": 7},
     )
@@ -350,6 +351,11 @@ class NamedMaps(torch.nn.Module):
 def test_wrong_weights_are_refused(tmp_path):
     torch.save({"head": torch.zeros(1)}, tmp_path / "weights.pth")
     make = partial(FasterRCNN, [PIXELS], 3, builder="fasterrcnn_mobilenet_v3_large_320_fpn")
+    with pytest.raises(
+        ValueError, match="`norm: group` drops the statistics .*: use `norm: frozen` with them"
+    ):
+        make(weights=tmp_path / "weights.pth")
+    make = partial(make, norm="frozen")
     with pytest.raises(
         ValueError, match="does not hold the weights of .* with 4 classes: .*; give `class_ids`"
     ):

@@ -155,6 +155,7 @@ class FCOS(nn.Module):
         chosen = distances.gather(2, index[..., None, None].expand(-1, -1, 1, 4))[:, :, 0]
         return chosen, index, least.isfinite()
 
+    @torch.no_grad()
     def detect(self, raw: Mapping[str, Tensor], size: tuple[int, int]) -> list[dict[str, Tensor]]:
         """For each image ``boxes`` (D, 4) in pixels, ``scores`` (D,) in [0, 1] and ``classes`` (D,), best first."""
         scores = (raw["logits"].float().sigmoid() * raw["centre"].float().sigmoid()).sqrt()

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +40,10 @@ class TorchvisionDetector(nn.Module):
         num_outputs: number of classes.
         features: builds the backbone, as in ``models.heads.fcos.FCOS``.
         builder: instead of ``features``, torchvision's name of a whole detector on pixels of their own size, such as
-            ``fasterrcnn_resnet50_fpn``. Its batch norm becomes group norm or, with ``weights``, stays and is frozen.
+            ``fasterrcnn_resnet50_fpn``.
         weights: of ``builder``: a file that torchvision publishes; needs no network.
+        norm: what becomes of the batch norm of ``builder``: group norm, or ``"frozen"``, its statistics and scales
+            fixed, as ``weights`` need it.
         class_ids: the network's own number of each class, for weights with other classes (COCO's have 91).
         width: channels of the pyramid on ``features``.
         min_stride: its levels finer than this are left out.
@@ -68,6 +70,7 @@ class TorchvisionDetector(nn.Module):
         features: Callable[[LatentSpec], nn.Module] | None = None,
         builder: str | None = None,
         weights: str | os.PathLike[str] | None = None,
+        norm: Literal["group", "frozen"] = "group",
         class_ids: Sequence[int] | None = None,
         width: int = 64,
         min_stride: int = 8,
@@ -82,15 +85,17 @@ class TorchvisionDetector(nn.Module):
             raise ValueError(f"{name} needs `features` or `builder`, and not both")
         first = self.first_class
         ids = list(range(first, first + num_outputs)) if class_ids is None else list(class_ids)
-        if len(set(ids)) != num_outputs or min(ids) < first:
-            raise ValueError(f"class_ids={ids} must be {num_outputs} different numbers from {first} on")
         arguments = dict(arguments or {})
         num_classes = arguments.pop("num_classes", max(ids) + 1)
+        if len(set(ids)) != num_outputs or min(ids) < first or max(ids) >= num_classes:
+            raise ValueError(
+                f"class_ids={ids} must be {num_outputs} different numbers within {first}..{num_classes - 1}"
+            )
         self.register_buffer("ids", torch.tensor(ids), persistent=False)
         self.register_buffer("names", torch.full((num_classes,), -1), persistent=False)
         self.names[self.ids] = torch.arange(num_outputs)
         if builder is not None:
-            self.network = published(specs[0], builder, self.kind, num_classes, weights, arguments)
+            self.network = published(specs[0], builder, self.kind, num_classes, weights, norm, arguments)
         elif weights is not None:
             raise ValueError("`weights` are those of `builder`: give `features.weights` for a backbone's")
         else:

@@ -22,6 +22,7 @@ def published(
     kind: type[nn.Module],
     num_classes: int,
     weights: Any,
+    norm: str,
     arguments: dict[str, Any],
 ) -> nn.Module:
     """One of torchvision's detectors, its backbone a list of maps with ``strides``.
@@ -31,11 +32,13 @@ def published(
         builder: torchvision's name of it.
         kind: the class that it must be of.
         num_classes: the network's own number of classes.
-        weights: a file that torchvision publishes. Without, batch norm becomes group norm; with, it is frozen.
+        weights: a file that torchvision publishes, or ``None``.
+        norm: ``"group"`` replaces batch norm by group norm, ``"frozen"`` fixes its statistics and scales.
         arguments: further ones of the builder.
 
     Raises:
-        ValueError: a latent; no such detector, or one of another kind; weights of another network.
+        ValueError: a latent; no such detector, or one of another kind; weights of another network, or
+            with group norm.
         FileNotFoundError: there is no file ``weights``.
     """
     if not is_pixels(spec):
@@ -50,14 +53,18 @@ def published(
         raise ValueError(
             f"{builder!r} is a {type(network).__name__}, not a {kind.__name__}: choose the head of its kind"
         )
-    if weights is None:
-        batch_norm_to_group_norm(network)
-    else:
+    if norm not in ("group", "frozen"):
+        raise ValueError(f"`norm` is {norm!r}; it can be 'group' or 'frozen'")
+    if norm == "group" and weights is not None:
+        raise ValueError(
+            "`norm: group` drops the statistics that weights rely on: use `norm: frozen` with them"
+        )
+    batch_norm_to_group_norm(network) if norm == "group" else _freeze_norms(network)
+    if weights is not None:
         path = Path(weights)
         if not path.is_file():
             raise FileNotFoundError(f"no file {path} with the weights of {builder}")
         refuse_pointer(path)
-        _freeze_norms(network)
         try:
             network.load_state_dict(load_state_dict(str(path)))
         except RuntimeError as error:
