@@ -229,7 +229,11 @@ def test_predictions_need_no_labels_and_survive_saving(name):
         torch.testing.assert_close(task.predict(output), other.predict(output))
 
 
-@every_task
+WAITING = {"detection_faster_rcnn_pixels", "detection_retinanet_pixels"}
+"""torchvision's matching and suppression: how much comes out of them depends on values."""
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in WAITING])
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_nothing_waits_for_the_gpu(name):
