@@ -21,6 +21,10 @@ from models.threads import threads
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 TINY = {
+    "adapted": {
+        "codec": {"width": 6, "latent_channels": 8, "num_stages": 2},
+        "adapters": {"machines": {"width": 4}},
+    },
     "mean_scale": {"width": 8, "latent_channels": 12, "num_stages": 4},
     "mean_scale_small": {"width": 6, "latent_channels": 8, "num_stages": 2},
     "mean_scale_tiny": {"width": 8, "latent_channels": 12, "num_stages": 3},
