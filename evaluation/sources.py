@@ -237,7 +237,12 @@ def _runs(path: Path) -> list[Path]:
     if not split_variant(path)[0].exists():
         names = sorted(p.stem for p in CODECS.glob("*.yaml"))
         raise ValueError(f"codecs: {path} is no path and no codec of configs/codec; there are {names}")
-    if split_variant(path)[1] is not None or path.is_file() or RunFolder(path).is_run or (path / WEIGHTS).is_file():
+    if (
+        split_variant(path)[1] is not None
+        or path.is_file()
+        or RunFolder(path).is_run
+        or (path / WEIGHTS).is_file()
+    ):
         return [path]
     found = [run.path for run in RunFolder.finished_below(path)]
     if not found:

@@ -33,7 +33,9 @@ def files(codec: Codec, images: Tensor) -> list[bytes]:
 @pytest.mark.parametrize("name", ["mean_scale_small", "compressai_mbt2018", "compressai_elic"])
 def test_without_a_set_files_and_pictures_are_the_codec_s_own(name: str, images: Tensor) -> None:
     base = tiny_codec(name).eval()
-    base(images, keys=sample_keys(0, torch.arange(2)))  # as in training, masked convolutions lose what they mask
+    base(
+        images, keys=sample_keys(0, torch.arange(2))
+    )  # as in training, masked convolutions lose what they mask
     own, picture = files(base, images), base(images).x_hat
     codec = adapted(copy.deepcopy(base))
     assert files(codec, images) == own
