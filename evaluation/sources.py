@@ -13,7 +13,7 @@ from datamodules.loading import EvaluationSamples, collate
 from evaluation.points import OWN, Head, Point, weights
 from models.codecs.base import Codec
 from models.codecs.standard.downscaled import Downscaled
-from models.pretrained import Pretrained, load
+from models.pretrained import Pretrained, load, split_variant
 from models.pretrained.construct import construct
 from models.pretrained.folder import WEIGHTS
 from models.pretrained.run_folder import RunFolder
@@ -81,7 +81,8 @@ def points_of(
 
     Args:
         codecs: names of standard codecs (``configs/codec/``), run folders, checkpoints, exported models, or folders
-            of runs (a sweep: one curve); ``{name: any of these}`` gives it another name.
+            of runs (a sweep: one curve); ``{name: any of these}`` gives it another name, and ``@NAME`` behind a
+            trained one's path takes that set of its adapters.
         tasks: heads that judge every codec: ``RUN:head``, or ``RUN`` for all of a run's; may be named likewise.
         labels: of the data set.
         rates: {codec: rate values instead of its usual ones}.
@@ -155,8 +156,9 @@ def _standard(
     name: str, config: Path, heads: Sequence[Head], rates: Sequence[float] | None, scales: Sequence[float]
 ) -> list[Point] | Skipped:
     settings = yaml.safe_load(config.read_text())
-    codec: Codec = construct(settings)
-    if codec.learned and not codec.trained:
+    # What is composed of other yamls is for training.
+    codec: Codec | None = None if "defaults" in settings else construct(settings)
+    if codec is None or (codec.learned and not codec.trained):
         raise ValueError(
             f"codecs: {config.stem} is a learned codec, here untrained: give the folder of a run"
         )
@@ -232,10 +234,15 @@ def _checked_rates(name: str, codec: Codec, rates: Sequence[float] | None) -> li
 
 def _runs(path: Path) -> list[Path]:
     """A run, checkpoint or export itself; or all finished runs below a folder."""
-    if not path.exists():
+    if not split_variant(path)[0].exists():
         names = sorted(p.stem for p in CODECS.glob("*.yaml"))
         raise ValueError(f"codecs: {path} is no path and no codec of configs/codec; there are {names}")
-    if path.is_file() or RunFolder(path).is_run or (path / WEIGHTS).is_file():
+    if (
+        split_variant(path)[1] is not None
+        or path.is_file()
+        or RunFolder(path).is_run
+        or (path / WEIGHTS).is_file()
+    ):
         return [path]
     found = [run.path for run in RunFolder.finished_below(path)]
     if not found:

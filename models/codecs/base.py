@@ -35,6 +35,8 @@ class Codec(Subject):
         learned: it has weights, and is of no use before they are trained.
         exact: bits of ``forward`` are the file's own, no estimate.
         uncompressed: it sends the picture as it is: what others are measured against.
+        variants: names of what it can be switched to at run time (sets of adapters).
+        active: the variant in use; ``None`` for none of them.
         encoder, decoder: names of the submodules that may be fine-tuned alone: a new ``encoder`` writes streams that
             old decoders read; a new ``decoder`` reads streams that old encoders wrote.
         entropy: names of the submodules that decoding the symbols depends on; ``None`` for all but those two.
@@ -48,6 +50,8 @@ class Codec(Subject):
     learned: bool = True
     exact: bool = False
     uncompressed: bool = False
+    variants: tuple[str, ...] = ()
+    active: str | None = None
     encoder: tuple[str, ...] = ()
     entropy: tuple[str, ...] | None = None
 

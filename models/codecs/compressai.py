@@ -1,5 +1,6 @@
 """CompressAI's image models behind Codec, all through one wrapper."""
 
+import itertools
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -46,8 +47,7 @@ class CompressAICodec(Codec):
             to one of CompressAI's 64 levels, which gives CompressAI's own rates.
 
     Raises:
-        ValueError: unknown architecture or arguments, a model without g_a and g_s or of variable rate, or weights that
-            do not fit.
+        ValueError: unknown architecture or arguments, a model without g_a and g_s, or weights that do not fit.
 
     Note:
         Models with a serial context (``mbt2018``, ``cheng2020-anchor``, ``cheng2020-attn``) estimate from another y_hat
@@ -80,10 +80,7 @@ class CompressAICodec(Codec):
         if not isinstance(getattr(self.model, "g_a", None), nn.Module):
             raise ValueError(f"architecture={architecture!r} has no g_a and g_s: it is not an image model")
         if isinstance(self.model, ScaleHyperpriorVbr):
-            raise ValueError(
-                f"architecture={architecture!r}: CompressAI's variable-rate models are not supported; "
-                "use one model for each rate"
-            )
+            self._vary_rate()
         for layer in self.model.modules():
             if type(layer) is TheirGDN:
                 layer.__class__ = GDN  # the same state and arithmetic, and models/transforms/fast.py knows it
@@ -106,6 +103,24 @@ class CompressAICodec(Codec):
         """The wrapped model's own checkpoint."""
         return {FILE: state_for_compressai(self.model)}
 
+    def _vary_rate(self) -> None:
+        """The model's levels, 0, 1, ..., and whatever lies between two of them, are rates."""
+        if self.model.vr_entbttlnck:
+            raise ValueError("vr_entbttlnck=true is not supported: tables of z would depend on the rate")
+        # No gradient reaches the gains in CompressAI's models: as a buffer, they are no weights that should have one.
+        gains = self.model.Gain.detach()
+        del self.model.Gain
+        self.model.register_buffer("Gain", gains)
+        self.rates, self.continuous = tuple(float(level) for level in range(len(gains))), True
+
+    def _gain(self, rate: float | None) -> dict[str, float]:
+        """What a model of variable rate is told: the gain at a level, or between two, in float64."""
+        if rate is None:
+            return {}
+        low = min(int(rate), len(self.rates) - 2)
+        first, second = self.model.Gain[low : low + 2].abs().double().tolist()
+        return {"gain": first + (rate - low) * (second - first)}
+
     @torch.no_grad()
     def _measure(self) -> tuple[int, int]:
         y = self.model.g_a(torch.zeros(1, 3, 64, 64))
@@ -115,6 +130,7 @@ class CompressAICodec(Codec):
         if keys is None and not self.walk.estimates(self.model):
             return self._coded(x, rate)
         captured: dict[str, Tensor] = {}
+        gain = self._gain(rate).get("gain", 1.0)
 
         def see_y(module: nn.Module, inputs: tuple[Tensor], y: Tensor) -> None:
             captured["y"] = y
@@ -122,13 +138,15 @@ class CompressAICodec(Codec):
         def see_y_hat(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
             captured["y_hat"] = inputs[0]
             if keys is not None and self.quantise == "noise":
-                return (captured["y"] + uniform_noise(keys, captured["y"].shape, salt=self._salt_of_y()),)
+                noise = uniform_noise(keys, captured["y"].shape, salt=self._salt_of_y())
+                return (captured["y"] + noise / gain,)
             return None
 
         with (
             ONE_AT_A_TIME,
             _hooks(self.model.g_a.register_forward_hook(see_y)),
             _keyed(self.model, keys),
+            _at_gain(self.model, None if rate is None else x.new_tensor(gain)),
             # First of all: before an accelerated g_s rounds its input.
             _hooks(self.model.g_s.register_forward_pre_hook(see_y_hat, prepend=True)),
         ):
@@ -164,7 +182,7 @@ class CompressAICodec(Codec):
         y = self.model.g_a(x).float()
         stream = Writer(len(x))
         with torch.autocast(x.device.type, enabled=False):
-            self.walk.code(self.model, stream, y, tuple(y.shape[-2:]))
+            self.walk.code(self.model, stream, y, tuple(y.shape[-2:]), **self._gain(rate))
         return [{"base": string} for string in stream.finish()]
 
     def _decode(
@@ -177,7 +195,8 @@ class CompressAICodec(Codec):
         stride = self.latents["y_hat"].stride
         stream = Reader([s["base"] for s in strings])
         with torch.autocast(next(self.parameters()).device.type, enabled=False):
-            y_hat = self.walk.code(self.model, stream, None, (size[0] // stride, size[1] // stride))
+            shape = size[0] // stride, size[1] // stride
+            y_hat = self.walk.code(self.model, stream, None, shape, **self._gain(rate))
         stream.finish()
         return CodecOutput(
             size, x_hat=self.model.g_s(y_hat) if "pixels" in want else None, latents={"y_hat": y_hat}
@@ -230,6 +249,18 @@ def _hooks(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
 
 
 @contextmanager
+def _at_gain(model: nn.Module, gain: Tensor | None) -> Iterator[None]:
+    """Have a model of variable rate use this gain while the block runs, in training as well."""
+    if gain is not None:
+        model._get_scale = lambda *_: gain
+    try:
+        yield
+    finally:
+        if gain is not None:
+            del model._get_scale
+
+
+@contextmanager
 def _keyed(model: nn.Module, keys: Tensor | None) -> Iterator[None]:
     """Give every entropy model inside our quantisation while the block runs."""
     with ExitStack() as stack:
@@ -269,6 +300,7 @@ def _forward_of(model: EntropyModel, training: bool) -> Callable[..., tuple[Tens
 
 def _quantise_of(model: EntropyModel, keys: Tensor | None, salt: int) -> Callable[..., Tensor]:
     original = type(model).quantize
+    calls = itertools.count()
 
     def quantise(y: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
         if mode != "noise":
@@ -277,7 +309,8 @@ def _quantise_of(model: EntropyModel, keys: Tensor | None, salt: int) -> Callabl
             # What a serial context sees, and g_s.
             return round_ste(y)
         if not isinstance(model, EntropyBottleneck):
-            return y + uniform_noise(keys, y.shape, salt=salt)
+            # A model that estimates y in pieces has noise of its own for each.
+            return y + uniform_noise(keys, y.shape, salt=salt + (next(calls) << 16))
         # An EntropyBottleneck quantises (C, 1, B*h*w).
         channels, batch = len(y), len(keys)
         noise = uniform_noise(keys, (batch, channels, y.numel() // (channels * batch)), salt=salt)

@@ -6,7 +6,7 @@ that is no subclass of these needs a function of its own.
 """
 
 import math
-from functools import singledispatchmethod
+from functools import partial, singledispatchmethod
 
 import torch
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
@@ -24,12 +24,18 @@ from compressai.models import (
     ScaleHyperprior,
     SimpleVAECompressionModel,
 )
+from compressai.models.vbr import (
+    JointAutoregressiveHierarchicalPriorsVbr,
+    MeanScaleHyperpriorVbr,
+    ScaleHyperpriorVbr,
+)
 from torch import Tensor, nn
 
 from models.entropy.coder import TableCache
 from models.entropy.exact import Exact
 from models.entropy.factorized import channel_rows
 from models.entropy.grid import round_inputs
+from models.entropy.quantisation_step import Gaussian, code_with_gain
 from models.entropy.scale_index import Rounding, ScaleIndex
 from models.entropy.serial_context import code_serially
 from models.entropy.stream import Stream
@@ -93,10 +99,58 @@ class Walk:
             self._side(model.h_a, model.entropy_bottleneck, model.h_s, stream, z, shape),
             context=model.context_prediction,
             parameters=model.entropy_parameters,
-            gaussian=model.gaussian_conditional,
+            gaussian=partial(self.gaussian, model.gaussian_conditional),
             exact=self.exact,
-            scale_index=self.scale_index,
-            tables=self.tables,
+        )
+
+    # Of variable rate: of one of their levels or a gain between them.
+
+    @code.register
+    def _(
+        self, model: ScaleHyperpriorVbr, stream: Stream, y: Tensor | None, shape: Shape, gain: float
+    ) -> Tensor:
+        z = None if y is None else model.h_a(y.abs())
+        scale = self._side(model.h_a, model.entropy_bottleneck, model.h_s, stream, z, shape)
+        return self._with_gain(model, gain)(stream, y, scale, torch.zeros_like(scale))
+
+    @code.register
+    def _(
+        self, model: MeanScaleHyperpriorVbr, stream: Stream, y: Tensor | None, shape: Shape, gain: float
+    ) -> Tensor:
+        z = None if y is None else model.h_a(y)
+        side = self._side(model.h_a, model.entropy_bottleneck, model.h_s, stream, z, shape)
+        return self._with_gain(model, gain)(stream, y, *side.chunk(2, 1))
+
+    @code.register
+    def _(
+        self,
+        model: JointAutoregressiveHierarchicalPriorsVbr,
+        stream: Stream,
+        y: Tensor | None,
+        shape: Shape,
+        gain: float,
+    ) -> Tensor:
+        z = None if y is None else model.h_a(y)
+        side = self._side(model.h_a, model.entropy_bottleneck, model.h_s, stream, z, shape)
+        return code_serially(
+            stream,
+            y,
+            side,
+            context=model.context_prediction,
+            parameters=model.entropy_parameters,
+            gaussian=self._with_gain(model, gain),
+            exact=self.exact,
+            shift=self.exact(model.scale_to_context, side.new_tensor([gain])) if model.scl2ctx else None,
+        )
+
+    def _with_gain(self, model: ScaleHyperpriorVbr, gain: float) -> Gaussian:
+        return partial(
+            code_with_gain,
+            gain=gain,
+            gaussian=partial(self.gaussian, model.gaussian_conditional),
+            offsets=None if model.no_quantoffset else model.QuantABCD,
+            least=float(model.gaussian_conditional.lower_bound_scale.bound),
+            exact=self.exact,
         )
 
     @code.register
@@ -216,7 +270,7 @@ class Walk:
     def gaussian(
         self, model: GaussianConditional, stream: Stream, y: Tensor | None, scale: Tensor, mean: Tensor
     ) -> Tensor:
-        """Code y under Gaussians of these scales and means, float64, the shape of y."""
+        """Code y under Gaussians of these scales and means, float64, its shape; y_hat, float32."""
         rows = self.scale_index(scale, model.scale_table)
         return stream.code(y, mean.float(), rows, self.tables(model))
 

@@ -50,7 +50,8 @@ def load(path: str | Path, *, tasks: Collection[str] | None = None, frozen: bool
     """Load a trained model.
 
     Args:
-        path: a run folder (the last checkpoint of its last finished stage), a checkpoint, or an exported model folder.
+        path: a run folder (the last checkpoint of its last finished stage), a checkpoint, or an exported model folder;
+            with ``@NAME`` behind it, its codec switched to that variant (a set of adapters), or by ``@none`` to none.
         tasks: names of the tasks to load; default: all that had been trained. ``()`` for the codec alone.
         frozen: of a run or a checkpoint, make its frozen networks too (models/frozen.py): a distilled task is judged by
             its teacher, but predicts without. Those of an exported model are never made.
@@ -58,7 +59,9 @@ def load(path: str | Path, *, tasks: Collection[str] | None = None, frozen: bool
     Raises:
         ValueError: there is nothing there, or it is not a trained model of this project and version; in one line.
     """
-    path = Path(path)
+    path, variant = split_variant(path)
+    if variant is not None:
+        return _switched(load(path, tasks=tasks, frozen=frozen), variant)
     if path.is_file():
         return _from_checkpoint(read_checkpoint(path), tasks, frozen)
     if not path.exists():
@@ -72,6 +75,27 @@ def load(path: str | Path, *, tasks: Collection[str] | None = None, frozen: bool
         f"{path} is neither a run folder (config.yaml, stages/) nor an exported model (config.yaml, "
         f"{model_folder.WEIGHTS}); it holds {', '.join(found[:5]) or 'nothing'}"
     )
+
+
+def split_variant(path: str | Path) -> tuple[Path, str | None]:
+    """``PATH@NAME`` in two; what is there under its whole name has no variant."""
+    before, at, name = str(path).rpartition("@")
+    if at and not Path(path).exists() and Path(before).exists():
+        return Path(before), name
+    return Path(path), None
+
+
+def _switched(model: Pretrained, variant: str) -> Pretrained:
+    known = [*model.codec.variants, "none"]
+    if not model.codec.variants or variant not in known:
+        raise ValueError(f"{model.source}@{variant}: its codec has the variants {known if known[1:] else []}")
+    model.codec.active = None if variant == "none" else variant
+    model.config = {
+        **model.config,
+        "name": f"{model.config['name']}@{variant}",
+        "codec": {**model.config["codec"], "active": model.codec.active},
+    }
+    return model
 
 
 def from_pretrained(
