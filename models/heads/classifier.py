@@ -24,7 +24,7 @@ class TimmClassifier(nn.Module):
         num_outputs: number of classes.
         backbone: timm's name.
         pretrained: load timm's published weights, from the local cache or the network.
-        weights: load this timm checkpoint instead; needs no network.
+        weights: load this timm checkpoint, or that of an installed ``package:NAME``, instead; needs no network.
         input_size: resize pictures to this side before the network (bilinear, antialiased). The default
             leaves them alone, unless the network takes one size only, as most transformers: then that size.
         norm: ``"own"``, or ``"group"`` to replace batch norm by group norm.
