@@ -156,7 +156,8 @@ def weights(module: nn.Module | None) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(state.items()):
         if isinstance(value, Tensor):
-            array = value.detach().cpu().contiguous()
+            # Copied, for one element of any stride passes as contiguous.
+            array = value.detach().cpu().clone(memory_format=torch.contiguous_format)
             digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
             digest.update(array.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -281,8 +281,8 @@ def _frozen_heads(nodes: Mapping[str, Mapping[str, Any]], labels: Mapping[str, A
         codec = Identity()
         try:
             task = construct(node, path=name)(codec.readable, labels).eval()
-        except (ValueError, TypeError, OSError, ImportError) as error:
-            raise type(error)(f"frozen.{name}: {error}") from error
+        except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+            raise ValueError(f"frozen.{name}: {' '.join(str(error).split())}") from error
         if trains := [path for path, _ in task.named_parameters()]:
             raise ValueError(
                 f"frozen.{name} has weights that train, first {trains[0]}, and nothing trained them: its networks must "

@@ -71,7 +71,9 @@ class TimmClassifier(nn.Module):
     def forward(self, x: Tensor, *, size: tuple[int, int]) -> Tensor:
         """Class logits (B, num_outputs) of pictures (B, 3, H, W) in [0, 1]; ``size`` is not needed."""
         if self.input_size is not None:
-            x = F.interpolate(x, self.input_size, mode="bilinear", align_corners=False, antialias=True)
+            x = F.interpolate(
+                x.float(), self.input_size, mode="bilinear", align_corners=False, antialias=True
+            )
         return self.net(self.normalise(x))
 
 

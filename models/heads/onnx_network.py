@@ -95,7 +95,7 @@ class OnnxNetwork(nn.Module):
     def _prepared(self, x: Tensor) -> Tensor:
         if self.input_size not in (None, tuple(x.shape[-2:])):
             x = F.interpolate(
-                x, self.input_size, mode="bilinear", align_corners=False, antialias=self.antialias
+                x.float(), self.input_size, mode="bilinear", align_corners=False, antialias=self.antialias
             )
         x = x.flip(1) if self.channels == "BGR" else x
         return self.normalise(self.low + (self.high - self.low) * x)
