@@ -10,8 +10,9 @@ import yaml
 
 from datamodules.base import ImageDataModule, Split
 from datamodules.loading import EvaluationSamples, collate
-from evaluation.points import OWN, Head, Point, weights
+from evaluation.points import FROZEN, OWN, Head, Point, weights
 from models.codecs.base import Codec
+from models.codecs.identity import Identity
 from models.codecs.standard.downscaled import Downscaled
 from models.pretrained import Pretrained, load, split_variant
 from models.pretrained.construct import construct
@@ -72,6 +73,7 @@ def points_of(
     codecs: Sequence[str | Mapping[str, str]],
     tasks: Sequence[str | Mapping[str, str]],
     *,
+    frozen: Mapping[str, Mapping[str, Any]] | None = None,
     labels: Mapping[str, Any],
     rates: Mapping[str, Sequence[float]],
     scales: Sequence[float] = (1.0,),
@@ -84,6 +86,7 @@ def points_of(
             of runs (a sweep: one curve); ``{name: any of these}`` gives it another name, and ``@NAME`` behind a
             trained one's path takes that set of its adapters.
         tasks: heads that judge every codec: ``RUN:head``, or ``RUN`` for all of a run's; may be named likewise.
+        frozen: {name: plain node of a task whose networks are all frozen}: they judge every codec, too, without a run.
         labels: of the data set.
         rates: {codec: rate values instead of its usual ones}.
         scales: of the picture before standard codecs.
@@ -96,7 +99,7 @@ def points_of(
         ValueError: something that cannot be found, loaded, or does not fit the data set.
     """
     notes: list[str] = []
-    foreign = _foreign_heads(tasks, labels)
+    foreign = _foreign_heads(tasks, labels) + _frozen_heads(frozen or {}, labels)
     points: list[Point] = []
     skipped: list[Skipped] = []
     known: set[str] = set()
@@ -260,9 +263,9 @@ def _foreign_heads(entries: Sequence[str | Mapping[str, str]], labels: Mapping[s
             path, chosen = source, ""
         model = load(path, tasks=[chosen] if chosen else None)
         label = label or str(model.config["name"])
-        if label == OWN:
+        if label in (OWN, FROZEN):
             raise ValueError(
-                f"tasks: {OWN!r} is kept for heads trained with the codec: call {source} otherwise"
+                f"tasks: {label!r} is kept for heads that come from no other run: call {source} otherwise"
             )
         if any(s.label == label and s.model.source != model.source for s in sources):
             raise ValueError(f"tasks: two runs are called {label!r}: name them, as in {{other: {source}}}")
@@ -275,4 +278,22 @@ def _foreign_heads(entries: Sequence[str | Mapping[str, str]], labels: Mapping[s
             heads.append(Head(name, label, task.eval(), model.codec))
     if len(keys := [(head.source, head.name) for head in heads]) > len(set(keys)):
         raise ValueError(f"tasks names a head twice: {sorted(keys)}")
+    return heads
+
+
+def _frozen_heads(nodes: Mapping[str, Mapping[str, Any]], labels: Mapping[str, Any]) -> list[Head]:
+    """Tasks that are made here, of networks that were trained elsewhere: nothing of them comes from a run."""
+    heads = []
+    for name, node in nodes.items():
+        codec = Identity()
+        try:
+            task = construct(node, path=name)(codec.readable, labels).eval()
+        except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+            raise ValueError(f"frozen.{name}: {' '.join(str(error).split())}") from error
+        if trains := [path for path, _ in task.named_parameters()]:
+            raise ValueError(
+                f"frozen.{name} has weights that train, first {trains[0]}, and nothing trained them: its networks must "
+                "be in models.frozen.Frozen; a trained head is given as tasks=[RUN:head]"
+            )
+        heads.append(Head(name, FROZEN, task, codec, settings=node))
     return heads

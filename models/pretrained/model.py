@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.codecs.base import Codec
 from models.pretrained import folder as model_folder
-from models.pretrained.assemble import assemble
+from models.pretrained.assemble import assemble, is_frozen
 from models.pretrained.card import model_card
 from models.pretrained.checkpoint import Checkpoint, read_checkpoint
 from models.pretrained.run_folder import RunFolder
@@ -54,7 +54,8 @@ def load(path: str | Path, *, tasks: Collection[str] | None = None, frozen: bool
             with ``@NAME`` behind it, its codec switched to that variant (a set of adapters), or by ``@none`` to none.
         tasks: names of the tasks to load; default: all that had been trained. ``()`` for the codec alone.
         frozen: of a run or a checkpoint, make its frozen networks too (models/frozen.py): a distilled task is judged by
-            its teacher, but predicts without. Those of an exported model are never made.
+            its teacher, but predicts without. Those of an exported model are never made. A task whose head itself is
+            such a network is loaded with them alone.
 
     Raises:
         ValueError: there is nothing there, or it is not a trained model of this project and version; in one line.
@@ -246,7 +247,8 @@ def _download(
 
 def _from_checkpoint(checkpoint: Checkpoint, tasks: Collection[str] | None, frozen: bool) -> Pretrained:
     config, nodes = checkpoint.config, checkpoint.config.get("tasks") or {}
-    names = _chosen(tasks, checkpoint.ready, checkpoint.path)
+    ready = [name for name in checkpoint.ready if frozen or not is_frozen(nodes[name].get("head"))]
+    names = _chosen(tasks, ready, checkpoint.path)
     if names and checkpoint.labels is None:
         raise ValueError(
             f"{checkpoint.path} was written by an earlier version and lacks its tasks' `labels`: train it again with "
