@@ -4,8 +4,8 @@ python -m benchmarks.proxy_fidelity DIR                  of the differentiable J
 python -m benchmarks.proxy_fidelity DIR --model RUN      of the proxy of a trained codec behind a filter
 python -m benchmarks.proxy_fidelity DIR --fit            fits the bits of the differentiable JPEG to the photos in DIR
 
-PSNR is to the real codec's picture, mean over images; the error of bits is the mean of |proxy / real - 1|; the rank correlation
-is Spearman's over images of one quality. Kinds of picture: as they are; altered at random as filters alter them
+PSNR is to the real codec's picture, mean over images; the error of bits is the mean of |proxy / real - 1|; the rank
+correlation is Spearman's over images of one quality. Kinds of picture: as they are; altered at random as filters alter them
 (models/preprocessing/altered.py); and, of a trained codec, by its own filter.
 """
 
@@ -23,13 +23,13 @@ from torch import Tensor
 from evaluation.measures import psnr
 from models.codecs.standard.pillow import JPEG
 from models.entropy.noise import sample_keys
-from models.pretrained import load
-from models.pretrained.whole_file import write_whole
 from models.preprocessing import jpeg_bits
 from models.preprocessing.altered import altered
 from models.preprocessing.jpeg import DifferentiableJPEG
 from models.preprocessing.proxy import Proxy
 from models.preprocessing.real import Coding
+from models.pretrained import load
+from models.pretrained.whole_file import write_whole
 from pictures.finding import below
 from pictures.reading import read_picture
 
@@ -111,7 +111,9 @@ def _altering(index: int) -> Tensor:
 
 def main() -> None:
     """Print a line a row."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("root", type=Path, metavar="DIR")
     parser.add_argument("--model", type=Path, help="a run folder or exported model")
     parser.add_argument("--fit", action="store_true", help=f"writes {jpeg_bits.FILE.name}")

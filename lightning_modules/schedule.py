@@ -4,7 +4,6 @@ import json
 import resource
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 

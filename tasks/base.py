@@ -150,7 +150,9 @@ class Task(nn.Module):
         Raises:
             ValueError: the task does not say.
         """
-        raise ValueError(f"{type(self).__name__} does not say how far two predictions are apart: it cannot teach")
+        raise ValueError(
+            f"{type(self).__name__} does not say how far two predictions are apart: it cannot teach"
+        )
 
     def compared_with(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """What decodes of pictures are judged by where the task is the teacher, and there are no labels.

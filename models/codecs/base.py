@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -256,6 +256,23 @@ class Codec(Subject):
             tables.clear(self)
             self._model_id = None
         return super().train(mode)
+
+    def refined_by(
+        self, steps: int, teacher: Callable[[Tensor], Callable[[Tensor], Tensor]], **options: Any
+    ) -> "Codec":
+        """This codec with a costlier encoder: so many gradient steps on each picture. Its files are read as ever.
+
+        Args:
+            steps: how many, at least 1.
+            teacher: originals (B, 3, H, W) -> (decoded pictures -> how much worse they are, (B,)); no labels.
+            options: of the codec's own way to refine.
+
+        Raises:
+            ValueError: this codec knows no way.
+        """
+        raise ValueError(
+            f"{type(self).__name__} knows no refinement at the encoder: that is for filters in front of standard codecs"
+        )
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         # Called at any nesting, before the children load: let them take tables of the stored size.

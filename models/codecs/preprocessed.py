@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.bitstream import MAX_PIXELS
 from models.codecs.base import Codec
+from models.codecs.refined import Refined, Teacher
 from models.codecs.standard.base import StandardCodec
 from models.outputs import Bitstream, CodecOutput
 from models.preprocessing.bridge import MODES, bridge
@@ -86,6 +87,10 @@ class Preprocessed(Codec):
             bits={"base": torch.where(real.coded, real.bits, real.bits.sum() / real.coded.sum())},
             rate=rate,
         )
+
+    def refined_by(self, steps: int, teacher: Teacher, **options: Any) -> Codec:
+        """Gains on each picture's blocks, found through the proxy (models/codecs/refined.py)."""
+        return Refined(self, steps, teacher, **options)
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
         filtered = self.filtered(x, rate)

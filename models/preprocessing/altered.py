@@ -1,4 +1,4 @@
-"""Pictures as filters leave them, at random: a proxy that is right on natural pictures alone would be gamed by a filter."""
+"""Pictures as filters leave them, at random: a filter would game a proxy that is right on natural pictures alone."""
 
 import torch.nn.functional as F
 from torch import Tensor

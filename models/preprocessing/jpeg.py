@@ -18,9 +18,7 @@ from models.padding import crop, pad_to_stride
 from models.preprocessing import jpeg_bits
 from models.preprocessing.proxy import Proxy
 
-TO_YCBCR = torch.tensor(
-    [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
-)
+TO_YCBCR = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 """Full-range BT.601, as libjpeg has it."""
 TO_RGB = torch.tensor([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]])
 
@@ -30,8 +28,9 @@ class DifferentiableJPEG(Proxy):
 
     ::
 
-        x ─► YCbCr ─► chroma: means of 2x2 ─► DCT ─► / table ─► Q ─┬─► · table ─► IDCT ─► chroma: triangle filter ─► x_hat
-                                                                   └─► features ─► bits (jpeg_bits.py)
+        x ─► YCbCr ─► chroma: means of 2x2 ─► DCT ─► / table ─► Q ─┬─► features ─► bits (jpeg_bits.py)
+                                                                   ▼
+        x_hat ◄─ RGB ◄─ chroma: triangle filter ◄─ IDCT ◄─ · table
 
     Q rounds, with a straight-through gradient. Besides coefficients nothing is rounded: 8-bit pictures belong to the
     real codec. It has no weights to train.
@@ -41,7 +40,7 @@ class DifferentiableJPEG(Proxy):
         rates: see ``Proxy``.
 
     Raises:
-        ValueError: ``codec`` is another one, or does not fit Huffman tables to the picture, as the count of bits expects.
+        ValueError: ``codec`` is another one, or does not fit Huffman tables to the picture: bits are counted for that.
     """
 
     def __init__(self, codec: JPEG, rates: Sequence[float] | None = None):
@@ -63,7 +62,9 @@ class DifferentiableJPEG(Proxy):
             size = tuple(x.shape[-2:])
             coefficients = self.quantised(x.float(), rate)
             bits = jpeg_bits.features(*coefficients) @ jpeg_bits.at(self.bits_at, self.bit_weights, rate)
-            return CodecOutput(size, x_hat=self.decoded(coefficients, size, rate), bits={"base": bits}, rate=rate)
+            return CodecOutput(
+                size, x_hat=self.decoded(coefficients, size, rate), bits={"base": bits}, rate=rate
+            )
 
     def quantised(self, x: Tensor, rate: float) -> tuple[Tensor, Tensor, Tensor]:
         """Rounded coefficients of Y, Cb and Cr: (B, rows, columns, 64) each, frequencies row by row."""
@@ -72,7 +73,8 @@ class DifferentiableJPEG(Proxy):
         planes = [luma - 128, *(F.avg_pool2d(plane[:, None], self.factor)[:, 0] for plane in chroma)]
         tables = self._tables(rate, x.device)
         return tuple(
-            round_ste(_blocks(plane) @ self.dct.T / table) for plane, table in zip(planes, tables, strict=True)
+            round_ste(_blocks(plane) @ self.dct.T / table)
+            for plane, table in zip(planes, tables, strict=True)
         )
 
     def decoded(self, coefficients: Sequence[Tensor], size: tuple[int, int], rate: float) -> Tensor:

@@ -38,10 +38,13 @@ def features(luma: Tensor, *chroma: Tensor) -> Tensor:
 
     Returns:
         (B, 10), all at least 0: 1, the number of blocks; nonzeros of luma in low, middle and high frequencies, and of
-        chroma in all; and of both the sum of log2 magnitudes, and that of log2 differences of DCs. A nonzero counts min(|c|, 1), so
-        that those of magnitude 1 have a gradient towards 0, and zeros none.
+        chroma in all; and of both the sum of log2 magnitudes, and that of log2 differences of DCs. A nonzero counts
+        min(|c|, 1), so that those of magnitude 1 have a gradient towards 0, and zeros none.
     """
-    columns = [luma.new_ones(len(luma)), luma.new_full((len(luma),), sum(p[0, ..., 0].numel() for p in (luma, *chroma)))]
+    columns = [
+        luma.new_ones(len(luma)),
+        luma.new_full((len(luma),), sum(p[0, ..., 0].numel() for p in (luma, *chroma))),
+    ]
     places = PLACES.to(luma.device)
     for planes, scan, bands in (([luma], _units, BANDS), (list(chroma), _rows, ((1, 64),))):
         blocks = torch.cat([plane.flatten(1, 2) for plane in planes], 1).abs()

@@ -19,8 +19,8 @@ class RateScale(nn.Module):
 
     Reference: Lu et al., Preprocessing Enhanced Image Compression for Machine Vision, https://arxiv.org/abs/2206.05650.
 
-    Differs from it: the level is the place among the codec's rates, in [0, 1], and not lambda / 8, which there goes with
-    the rate; the scales begin at 1.
+    Differs from it: the level is the place among the codec's rates, in [0, 1], and not lambda / 8, which goes with the
+    rate there; the scales begin at 1.
     """
 
     def __init__(self, channels: int, hidden: int):

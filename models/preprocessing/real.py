@@ -61,7 +61,9 @@ class Coding:
                 failed[position] = f"{type(error).__name__}: {error}"
         if len(failed) == len(self.running):
             raise RuntimeError(f"the codec fails on every picture, the first: {failed[0]}")
-        x_hat = torch.from_numpy(pictures).to(self.like.device).permute(0, 3, 1, 2).to(self.like.dtype).div_(255)
+        x_hat = (
+            torch.from_numpy(pictures).to(self.like.device).permute(0, 3, 1, 2).to(self.like.dtype).div_(255)
+        )
         coded = torch.ones(len(bits), dtype=torch.bool)
         coded[list(failed)] = False
         return Real(x_hat, torch.from_numpy(bits).to(self.like.device), coded.to(self.like.device), failed)

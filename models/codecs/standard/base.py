@@ -120,7 +120,7 @@ class StandardCodec(Codec):
 
 
 def levels_of(x: Tensor) -> np.ndarray:
-    """The 8-bit pictures (B, H, W, 3) that an encoder is given of (B, 3, H, W) in [0, 1]; what lies outside is clipped."""
+    """The 8-bit pictures (B, H, W, 3) that an encoder is given of (B, 3, H, W) in [0, 1], clipped."""
     # Truncated by byte(), so rounded half up; two passes over the picture, which count beside a JPEG's time.
     levels = torch.add(x.new_tensor(0.5), x, alpha=255).clamp_(0, 255.5)
     return levels.byte().permute(0, 2, 3, 1).cpu().numpy()
