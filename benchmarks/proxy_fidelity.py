@@ -5,8 +5,8 @@ python -m benchmarks.proxy_fidelity DIR --model RUN      of the proxy of a train
 python -m benchmarks.proxy_fidelity DIR --fit            fits the bits of the differentiable JPEG to the photos in DIR
 
 PSNR is to the real codec's picture, mean over images; the error of bits is the mean of |proxy / real - 1|; the rank
-correlation is Spearman's over images of one quality. Kinds of picture: as they are; altered at random as filters alter them
-(models/preprocessing/altered.py); and, of a trained codec, by its own filter.
+correlation is Spearman's over images of one quality. Kinds of picture: as they are; altered at random as filters alter
+them (models/codecs/proxies/altered.py); and, of a trained codec, by its own filter.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from evaluation.measures import psnr
+from models.codecs.proxies import jpeg_bits
+from models.codecs.proxies.altered import altered
+from models.codecs.proxies.jpeg import DifferentiableJPEG
+from models.codecs.proxies.proxy import Proxy
+from models.codecs.proxies.real import Coding
 from models.codecs.standard.pillow import JPEG
 from models.entropy.noise import sample_keys
-from models.preprocessing import jpeg_bits
-from models.preprocessing.altered import altered
-from models.preprocessing.jpeg import DifferentiableJPEG
-from models.preprocessing.proxy import Proxy
-from models.preprocessing.real import Coding
 from models.pretrained import load
 from models.pretrained.whole_file import write_whole
 from pictures.finding import below

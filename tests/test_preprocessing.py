@@ -18,16 +18,16 @@ from losses.imitation import BitsImitation, PictureImitation
 from losses.log_saving import LogSaving
 from models.codecs.hyperprior import MeanScaleHyperprior
 from models.codecs.preprocessed import Preprocessed
+from models.codecs.proxies import jpeg_bits
+from models.codecs.proxies.altered import altered
+from models.codecs.proxies.bridge import MODES, bridged
+from models.codecs.proxies.jpeg import DifferentiableJPEG, _written_tables
+from models.codecs.proxies.learned import LearnedProxy
+from models.codecs.proxies.real import Coding
 from models.codecs.standard.pillow import JPEG, WebP
 from models.entropy.noise import sample_keys
 from models.outputs import CodecOutput
-from models.preprocessing import jpeg_bits
-from models.preprocessing.altered import altered
 from models.preprocessing.blocks import scaled
-from models.preprocessing.bridge import MODES, bridged
-from models.preprocessing.jpeg import DifferentiableJPEG, _written_tables
-from models.preprocessing.learned import LearnedProxy
-from models.preprocessing.real import Coding
 from models.preprocessing.residual import ResidualFilter
 from models.preprocessing.unet import UNetFilter
 from tests.conftest import component, tiny_codec

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from models.bitstream import MAX_PIXELS
 from models.codecs.base import Codec
+from models.codecs.proxies.bridge import MODES, bridge
+from models.codecs.proxies.proxy import Proxy
+from models.codecs.proxies.real import Coding
 from models.codecs.refined import Refined, Teacher
 from models.codecs.standard.base import StandardCodec
 from models.outputs import Bitstream, CodecOutput
-from models.preprocessing.bridge import MODES, bridge
-from models.preprocessing.proxy import Proxy
-from models.preprocessing.real import Coding
 
 
 class Preprocessed(Codec):
@@ -32,7 +32,7 @@ class Preprocessed(Codec):
         filter: (pictures (B, 3, H, W) in [0, 1], level in [0, 1] from the lowest rate to the highest) -> filtered
             pictures, not clamped.
         proxy: imitates the codec, holds it, and says which rates there are.
-        mode: in training, where values and gradients come from (models/preprocessing/bridge.py); an attribute that a
+        mode: in training, where values and gradients come from (models/codecs/proxies/bridge.py); an attribute that a
             stage's ``settings`` may change.
 
     Raises:

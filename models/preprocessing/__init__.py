@@ -1,1 +1,1 @@
-"""Filters in front of standard codecs, and differentiable imitations of these, through which filters learn."""
+"""Filters in front of codecs."""

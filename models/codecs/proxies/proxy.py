@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.codecs.proxies.altered import altered
+from models.codecs.proxies.real import Coding
 from models.codecs.standard.base import StandardCodec
 from models.outputs import CodecOutput
-from models.preprocessing.altered import altered
-from models.preprocessing.real import Coding
 from models.subject import Subject
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from models.codecs.proxies.real import Coding, Real
 from models.outputs import CodecOutput
-from models.preprocessing.real import Coding, Real
 
 MODES = ("real_forward", "proxy_only", "straight_through")
 """Where values and gradients come from: the codec and the proxy; the proxy both; the codec, and an identity for pixels

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from models.codecs.proxies import jpeg_bits
+from models.codecs.proxies.proxy import Proxy
 from models.codecs.standard.pillow import JPEG
 from models.entropy.rounding import round_ste
 from models.outputs import CodecOutput
 from models.padding import crop, pad_to_stride
-from models.preprocessing import jpeg_bits
-from models.preprocessing.proxy import Proxy
 
 TO_YCBCR = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 """Full-range BT.601, as libjpeg has it."""

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from models.codecs.hyperprior import TransformCodec
+from models.codecs.proxies.proxy import Proxy
 from models.codecs.standard.base import StandardCodec
 from models.entropy.code_length import code_length
 from models.outputs import CodecOutput
 from models.padding import crop, pad_to_stride
-from models.preprocessing.proxy import Proxy
 from models.preprocessing.rate_scale import RateScale
 
 
