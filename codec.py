@@ -163,6 +163,7 @@ def _refining(
         return
     from tqdm import tqdm
 
+    from models.codecs.refined import refined
     from models.counted import counted
 
     names = sorted(model.tasks)
@@ -172,11 +173,10 @@ def _refining(
             f"--refine needs a task of the model as its --teacher; it has {', '.join(names) or 'none'}"
         )
     with tqdm(total=count * options.refine, unit="step", disable=None, leave=False) as bar:
-        refined = codec.refined_by(options.refine, model.tasks[name].compared_with, on_step=bar.update)
-        refined.eval()
-        yield refined
-    if refined.seconds:
-        mean = sum(refined.seconds) / len(refined.seconds)
+        changed = refined(codec, options.refine, model.tasks[name].compared_with, on_step=bar.update)
+        yield changed
+    if changed.seconds:
+        mean = sum(changed.seconds) / len(changed.seconds)
         _note(f"refined for {name} by {counted(options.refine, 'step')}: {mean:.2f} s a picture")
 
 

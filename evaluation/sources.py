@@ -12,6 +12,7 @@ from datamodules.base import ImageDataModule, Split
 from datamodules.loading import EvaluationSamples, collate
 from evaluation.points import OWN, Head, Point, weights
 from models.codecs.base import Codec
+from models.codecs.refined import refined
 from models.codecs.standard.downscaled import Downscaled
 from models.pretrained import Pretrained, load
 from models.pretrained.construct import construct
@@ -238,8 +239,8 @@ def _refined(name: str, model: Pretrained, refine: Mapping[str, Any]) -> tuple[C
             f"refine.{name} is {dict(refine)}, must be {{steps: N, task: one of {sorted(model.tasks)}}}, its own tasks"
         )
     task = model.tasks[refine["task"]]
-    codec = model.codec.refined_by(refine["steps"], task.compared_with)
-    return codec.eval(), {**refine, "teacher": weights(task)}
+    codec = refined(model.codec, refine["steps"], task.compared_with)
+    return codec, {**refine, "teacher": weights(task)}
 
 
 def _checked_rates(name: str, codec: Codec, rates: Sequence[float] | None) -> list[float]:

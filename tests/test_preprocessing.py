@@ -24,6 +24,7 @@ from models.codecs.proxies.bridge import MODES, bridged
 from models.codecs.proxies.jpeg import DifferentiableJPEG, _written_tables
 from models.codecs.proxies.learned import LearnedProxy
 from models.codecs.proxies.real import Coding
+from models.codecs.refined import refined
 from models.codecs.standard.pillow import JPEG, WebP
 from models.entropy.noise import sample_keys
 from models.outputs import CodecOutput
@@ -336,27 +337,26 @@ def test_refinement_gains_by_its_own_measure_and_keeps_the_files_plain(name: str
     ).eval()
     codec.requires_grad_(False)
     # A teacher that does not mind anything: bits alone count.
-    refined = codec.refined_by(6, lambda x: lambda x_hat: x_hat.flatten(1).mean(1) * 0)
-    refined.eval()
+    better = refined(codec, 6, lambda x: lambda x_hat: x_hat.flatten(1).mean(1) * 0)
     rate = codec.rates[1]
     with torch.inference_mode():
-        changed = refined.compress(images, rate)
-        alone = refined.compress(images[1:], rate)
+        changed = better.compress(images, rate)
+        alone = better.compress(images[1:], rate)
     assert changed[1].strings == alone[0].strings
-    assert len(refined.seconds) == 2
+    assert len(better.seconds) == 2
     if name == "jpeg":
         plain = codec.compress(images, rate)
         for less, more in zip(changed, plain, strict=True):
-            assert len(refined.serialise(less)) < 0.8 * len(codec.serialise(more))
-    assert torch.equal(refined.decompress(changed).x_hat, codec.decompress(changed).x_hat)
-    assert torch.equal(refined(images, rate).bits["base"], refined.decompress(changed).bits["base"])
+            assert len(better.serialise(less)) < 0.8 * len(codec.serialise(more))
+    assert torch.equal(better.decompress(changed).x_hat, codec.decompress(changed).x_hat)
+    assert torch.equal(better(images, rate).bits["base"], better.decompress(changed).bits["base"])
 
 
 def test_what_cannot_be_refined_says_so() -> None:
     with pytest.raises(ValueError, match="JPEG knows no refinement"):
-        JPEG().refined_by(3, lambda x: lambda x_hat: x_hat)
+        refined(JPEG(), 3, lambda x: lambda x_hat: x_hat)
     with pytest.raises(ValueError, match="steps=0 of refinement must be at least 1"):
-        jpeg_behind_a_filter().refined_by(0, lambda x: lambda x_hat: x_hat)
+        refined(jpeg_behind_a_filter(), 0, lambda x: lambda x_hat: x_hat)
 
 
 def test_nothing_warns_in_a_plain_step(images: Tensor) -> None:

@@ -38,6 +38,7 @@ class Codec(Subject):
         encoder, decoder: names of the submodules that may be fine-tuned alone: a new ``encoder`` writes streams that
             old decoders read; a new ``decoder`` reads streams that old encoders wrote.
         entropy: names of the submodules that decoding the symbols depends on; ``None`` for all but those two.
+        refinement: how its encoder is refined (models/codecs/refined.py), ``None`` where it cannot be.
     """
 
     codes = True
@@ -50,6 +51,7 @@ class Codec(Subject):
     uncompressed: bool = False
     encoder: tuple[str, ...] = ()
     entropy: tuple[str, ...] | None = None
+    refinement: Callable[..., "Codec"] | None = None
 
     _model_id: bytes | None = None
     _accelerated: tuple = ()
@@ -256,23 +258,6 @@ class Codec(Subject):
             tables.clear(self)
             self._model_id = None
         return super().train(mode)
-
-    def refined_by(
-        self, steps: int, teacher: Callable[[Tensor], Callable[[Tensor], Tensor]], **options: Any
-    ) -> "Codec":
-        """This codec with a costlier encoder: so many gradient steps on each picture. Its files are read as ever.
-
-        Args:
-            steps: how many, at least 1.
-            teacher: originals (B, 3, H, W) -> (decoded pictures -> how much worse they are, (B,)); no labels.
-            options: of the codec's own way to refine.
-
-        Raises:
-            ValueError: this codec knows no way.
-        """
-        raise ValueError(
-            f"{type(self).__name__} knows no refinement at the encoder: that is for filters in front of standard codecs"
-        )
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         # Called at any nesting, before the children load: let them take tables of the stored size.

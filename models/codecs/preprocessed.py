@@ -12,7 +12,7 @@ from models.codecs.base import Codec
 from models.codecs.proxies.bridge import MODES, bridge
 from models.codecs.proxies.proxy import Proxy
 from models.codecs.proxies.real import Coding
-from models.codecs.refined import Refined, Teacher
+from models.codecs.refined import Refined
 from models.codecs.standard.base import StandardCodec
 from models.outputs import Bitstream, CodecOutput
 
@@ -47,6 +47,7 @@ class Preprocessed(Codec):
     encoder = ("filter",)
     entropy = ()
     gives = ("bits", "pixels", "extras.filtered")
+    refinement = Refined
 
     def __init__(self, filter: nn.Module, proxy: Proxy, *, mode: str = "real_forward"):
         super().__init__()
@@ -87,10 +88,6 @@ class Preprocessed(Codec):
             bits={"base": torch.where(real.coded, real.bits, real.bits.sum() / real.coded.sum())},
             rate=rate,
         )
-
-    def refined_by(self, steps: int, teacher: Teacher, **options: Any) -> Codec:
-        """Gains on each picture's blocks, found through the proxy (models/codecs/refined.py)."""
-        return Refined(self, steps, teacher, **options)
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
         filtered = self.filtered(x, rate)

@@ -16,6 +16,28 @@ Teacher = Callable[[Tensor], Callable[[Tensor], Tensor]]
 """Originals (B, 3, H, W) -> (decoded pictures -> how much worse they are, (B,)), as a task's ``compared_with``."""
 
 
+def refined(codec: Codec, steps: int, teacher: Teacher, **options: Any) -> Codec:
+    """A codec with a costlier encoder: so many gradient steps on each picture. Its files are read as ever.
+
+    Args:
+        codec: in evaluation mode.
+        steps: how many, at least 1.
+        teacher: what the pictures shall be good for.
+        options: of the codec's own ``refinement``, which is called with all of these.
+
+    Returns:
+        In evaluation mode; its ``seconds`` grow by what each picture took.
+
+    Raises:
+        ValueError: this codec knows no refinement.
+    """
+    if codec.refinement is None:
+        raise ValueError(
+            f"{type(codec).__name__} knows no refinement at the encoder: filters in front of standard codecs do"
+        )
+    return codec.refinement(codec, steps, teacher, **options).eval()
+
+
 class Refined(Codec):
     """A filter and a standard codec, with gains on each picture's blocks that are found at the encoder.
 
@@ -73,7 +95,7 @@ class Refined(Codec):
         self.rates, self.rate_step = codec.rates, codec.rate_step
         self.seconds: list[float] = []
 
-    def refined(self, x: Tensor, rate: float) -> Tensor:
+    def changed(self, x: Tensor, rate: float) -> Tensor:
         """What the standard codec is given of pictures (B, 3, H, W) at a rate, in [0, 1]."""
         start = time.perf_counter()
         # Files are coded in inference mode, whose tensors know no gradients.
@@ -97,13 +119,13 @@ class Refined(Codec):
         return found
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
-        found = self.refined(x, rate)
+        found = self.changed(x, rate)
         output = self.codec.codec._forward(found, rate, None)
         output.extras["filtered"] = found
         return output
 
     def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
-        return self.codec.codec._encode(self.refined(x, rate), rate)
+        return self.codec.codec._encode(self.changed(x, rate), rate)
 
     def _decode(
         self,
