@@ -48,6 +48,7 @@ KEYS = {
     "scales": Sequence[float],
     "anchors": Sequence[str] | None,
     "own_tasks": bool,
+    "refine": Mapping[str, Mapping] | None,
     "bootstrap": int,
     "workers": int | None,
     "timed_images": int,
@@ -103,6 +104,7 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
             rates=plain["rates"] or {},
             scales=plain["scales"],
             own_tasks=cfg.own_tasks,
+            refine=plain["refine"],
         )
         anchors = _anchors(plain["anchors"], points, skipped)
     except (*MISTAKES, InstantiationException) as error:

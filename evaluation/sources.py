@@ -13,6 +13,7 @@ from datamodules.loading import EvaluationSamples, collate
 from evaluation.points import FROZEN, OWN, Head, Point, weights
 from models.codecs.base import Codec
 from models.codecs.identity import Identity
+from models.codecs.refined import refined
 from models.codecs.standard.downscaled import Downscaled
 from models.pretrained import Pretrained, load, split_variant
 from models.pretrained.construct import construct
@@ -78,6 +79,7 @@ def points_of(
     rates: Mapping[str, Sequence[float]],
     scales: Sequence[float] = (1.0,),
     own_tasks: bool = True,
+    refine: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[list[Point], list[Skipped], list[str]]:
     """Everything that is to be evaluated.
 
@@ -91,6 +93,7 @@ def points_of(
         rates: {codec: rate values instead of its usual ones}.
         scales: of the picture before standard codecs.
         own_tasks: judge trained codecs by the heads they were trained with, too.
+        refine: {codec: {"steps": number, "task": name of one of its own tasks}}: with that refinement at the encoder.
 
     Returns:
         Points; codecs whose library is missing; notes on what is left out.
@@ -111,12 +114,14 @@ def points_of(
             found = _standard(name, config, foreign, rates.get(name), scales)
         else:
             runs = _runs(Path(source))
-            models = [load(run, tasks=None if own_tasks else ()) for run in runs]
+            models = [load(run, tasks=None if own_tasks or refine else ()) for run in runs]
             name = name or (Path(source).name if len(runs) > 1 else str(models[0].config["name"]))
             found = [
                 point
                 for model in models
-                for point in _learned(name, model, foreign, rates.get(name), labels, notes)
+                for point in _learned(
+                    name, model, foreign, rates.get(name), labels, notes, own_tasks, (refine or {}).get(name)
+                )
             ]
         if name in known:
             raise ValueError(
@@ -128,10 +133,11 @@ def points_of(
         else:
             points += found
             notes += _not_one_curve(name, found)
-    if unknown := sorted(set(rates) - known):
-        raise ValueError(
-            f"rates names {unknown}, which are no codecs of this call; there are {sorted(known)}"
-        )
+    for key, named in (("rates", rates), ("refine", refine or {})):
+        if unknown := sorted(set(named) - known):
+            raise ValueError(
+                f"{key} names {unknown}, which are no codecs of this call; there are {sorted(known)}"
+            )
     return points, skipped, list(dict.fromkeys(notes))
 
 
@@ -197,33 +203,49 @@ def _learned(
     rates: Sequence[float] | None,
     labels: Mapping[str, Any],
     notes: list[str],
+    own_tasks: bool,
+    refine: Mapping[str, Any] | None,
 ) -> list[Point]:
-    config = model.config
+    config, codec = model.config, model.codec
+    settings: dict[str, Any] = {"codec": config["codec"]}
+    if refine is not None:
+        codec, settings["refine"] = _refined(name, model, refine)
     heads = []
-    for task_name, task in model.tasks.items():
+    for task_name, task in model.tasks.items() if own_tasks else ():
         if problem := task.misfit(labels):
             notes.append(f"{name}: its own task {task_name!r} is left out: {problem}")
         else:
             heads.append(Head(task_name, OWN, task))
     own = {weights(head.task) for head in heads}
     heads += [head for head in foreign if weights(head.task) not in own]
-    values: Sequence[float | None] = _checked_rates(name, model.codec, rates) if model.codec.rates else [None]
+    values: Sequence[float | None] = _checked_rates(name, codec, rates) if codec.rates else [None]
     lmbda = config.get("lmbda")
     return [
         Point(
             name,
-            model.codec,
+            codec,
             rate=rate,
             shown_rate=rate
             if rate is not None
             else (float(lmbda) if isinstance(lmbda, int | float) else None),
             seed=int(config.get("seed") or 0),
             heads=heads,
-            settings={"codec": config["codec"]},
-            about=model.codec.about(),
+            settings=settings,
+            about=codec.about(),
         )
         for rate in values
     ]
+
+
+def _refined(name: str, model: Pretrained, refine: Mapping[str, Any]) -> tuple[Codec, dict[str, Any]]:
+    """The codec with refinement at its encoder, and what tells its results from those without."""
+    if set(refine) != {"steps", "task"} or refine["task"] not in model.tasks:
+        raise ValueError(
+            f"refine.{name} is {dict(refine)}, must be {{steps: N, task: one of {sorted(model.tasks)}}}, its own tasks"
+        )
+    task = model.tasks[refine["task"]]
+    codec = refined(model.codec, refine["steps"], task.compared_with)
+    return codec, {**refine, "teacher": weights(task)}
 
 
 def _checked_rates(name: str, codec: Codec, rates: Sequence[float] | None) -> list[float]:

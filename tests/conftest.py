@@ -32,6 +32,12 @@ TINY = {
     "mean_scale_small": {"width": 6, "latent_channels": 8, "num_stages": 2},
     "mean_scale_tiny": {"width": 8, "latent_channels": 12, "num_stages": 3},
 }
+for _name in ("webp", "avif", "hevc", "vvc"):
+    TINY[f"preprocessed_{_name}"] = {
+        "filter": {"widths": [4, 6]},
+        "proxy": {"model": {"width": 4, "latent_channels": 6, "num_stages": 2}},
+    }
+TINY["preprocessed_jpeg"] = {"filter": {"widths": [4, 6]}}
 """Overrides that make a shipped codec small; codecs that are not named here are tested as they are."""
 SMALL_ARGUMENTS = {"N": 8, "M": 12, "groups": [4, 8]}
 """Likewise, of CompressAI's models, those arguments that a yaml gives."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ class Codec(Subject):
         encoder, decoder: names of the submodules that may be fine-tuned alone: a new ``encoder`` writes streams that
             old decoders read; a new ``decoder`` reads streams that old encoders wrote.
         entropy: names of the submodules that decoding the symbols depends on; ``None`` for all but those two.
+        refinement: how its encoder is refined (models/codecs/refined.py), ``None`` where it cannot be.
     """
 
     codes = True
@@ -54,6 +55,7 @@ class Codec(Subject):
     active: str | None = None
     encoder: tuple[str, ...] = ()
     entropy: tuple[str, ...] | None = None
+    refinement: Callable[..., "Codec"] | None = None
 
     _model_id: bytes | None = None
     _accelerated: tuple = ()
