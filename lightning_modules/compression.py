@@ -135,8 +135,7 @@ class CompressionSystem(LightningModule):
         return self.first_step + self.batches_done
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        # What layers of other libraries draw (dropout) goes on after a restart as if there had been none.
-        torch.manual_seed(random.Random(f"{self.seed} {batch_idx} {self.global_rank}").getrandbits(63))
+        self.seed_layers(batch_idx)
         self.latest = {}
         if not self.automatic_optimization:
             return take_turns(self, batch, batch_idx)
@@ -145,21 +144,29 @@ class CompressionSystem(LightningModule):
         self.batches_done = batch_idx + 1
         return found
 
+    def seed_layers(self, batch_idx: int) -> None:
+        """What layers of other libraries draw (dropout) goes on after a restart as if there had been none."""
+        torch.manual_seed(random.Random(f"{self.seed} {batch_idx} {self.global_rank}").getrandbits(63))
+
     def losses(self, name: str, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """One update's loss, with the auxiliary loss of what trains, and its parts for those who watch."""
+        output, parts = self.answered(name, batch, batch_idx)
+        loss = parts["loss"] + self.subject.auxiliary_loss().to(parts["loss"])
+        parts = {key: value.detach() for key, value in parts.items()}
+        self.latest |= {shown: parts[key] for key, shown in self.shown[name].items()}
+        if name == next(iter(self.updates)):
+            self._look_at(output, batch)
+        return {"loss": loss, "parts": parts}
+
+    def answered(self, name: str, batch: Batch, batch_idx: int) -> tuple[CodecOutput, dict[str, Tensor]]:
+        """The subject's answer and what one update's objective makes of it, with gradients; writes nothing down."""
         objective, position = self.updates[name].objective, list(self.updates).index(name)
         # Several updates of a batch see noise of their own.
         keys = sample_keys(self.seed + (position << 32), batch["draw"])
         output = self.subject.answer(batch, self.training_rate(batch_idx), keys)
         losses = self._mean_losses({task: self.tasks[task](output, batch) for task in objective.tasks})
         progress = batch_idx / self.stage.num_batches
-        parts = objective(output, batch, losses, progress, self._used[name])
-        loss = parts["loss"] + self.subject.auxiliary_loss().to(parts["loss"])
-        parts = {key: value.detach() for key, value in parts.items()}
-        self.latest |= {shown: parts[key] for key, shown in self.shown[name].items()}
-        if position == 0:
-            self._look_at(output, batch)
-        return {"loss": loss, "parts": parts}
+        return output, objective(output, batch, losses, progress, self._used[name])
 
     @torch.no_grad()
     def _look_at(self, output: CodecOutput, batch: Batch) -> None:

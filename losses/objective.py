@@ -102,21 +102,23 @@ class Objective(nn.Module):
             ``{"loss": weighted sum}`` and every unweighted part under its own name: ``rate`` (bits per pixel),
             ``distortion/<name>``, ``task/<name>``, ``term/<name>``.
         """
-
-        def weight(scalar: Scalar) -> float:
-            return value_at(scalar, progress, output.rate)
-
         parts = {name: value_of(term, output, batch, modules or {}) for name, term in self.named_terms()}
         parts |= {f"task/{name}": task_losses[name] for name in self.tasks}
-        weighted = [parts["rate"]] if self.rate is not None else []
+        weighted = [weight * parts[name] for name, weight in self.weights(progress, output.rate).items()]
+        return {"loss": torch.stack(weighted).sum(), **parts}
+
+    def weights(self, progress: float, rate: float | None) -> dict[str, float]:
+        """What each part of ``forward`` is multiplied by in the sum, at a batch's progress and rate."""
+
+        def weight(scalar: Scalar) -> float:
+            return value_at(scalar, progress, rate)
+
+        found = {} if self.rate is None else {"rate": 1.0}
         lmbda = weight(self.lmbda) if self.distortion else 0.0
         for name in self.distortion:
-            factor = lmbda * weight(self.distortion_weights.get(name, 1.0))
-            weighted.append(factor * parts[f"distortion/{name}"])
-        weighted += [weight(scalar) * parts[f"task/{name}"] for name, scalar in self.tasks.items()]
-        for name in self.terms:
-            weighted.append(weight(self.term_weights.get(name, 1.0)) * parts[f"term/{name}"])
-        return {"loss": torch.stack(weighted).sum(), **parts}
+            found[f"distortion/{name}"] = lmbda * weight(self.distortion_weights.get(name, 1.0))
+        found |= {f"task/{name}": weight(scalar) for name, scalar in self.tasks.items()}
+        return found | {f"term/{name}": weight(self.term_weights.get(name, 1.0)) for name in self.terms}
 
 
 def value_of(term: Term, output: CodecOutput, batch: dict, modules: Mapping[str, nn.Module]) -> Tensor:
