@@ -107,7 +107,7 @@ def _command(
         command.add_argument(
             "model",
             metavar="MODEL",
-            help="a model's folder or checkpoint (with @NAME: that set of its adapters), a hub id, or a standard codec's name",
+            help="a model's folder or checkpoint (@NAME: those adapters), a hub id, or a standard codec's name",
         )
     return command
 

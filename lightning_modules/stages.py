@@ -25,9 +25,9 @@ class Stage:
         num_validations: how often the validation split is read, evenly spaced, the last time at the end; fewer where
             this does not divide ``num_batches``.
         data: the data it draws from; ``None`` for the experiment's.
-        init_from: {module path: "checkpoint[:prefix]"}, loaded before the stage begins; a run folder stands for the last
-            checkpoint of its last finished stage, and an exported model will do. The prefix is where the module lies, by
-            default its own path.
+        init_from: {module path: "checkpoint[:prefix]"}, loaded before the stage begins; a run folder stands for the
+            last checkpoint of its last finished stage, an exported model will do too. The prefix is where the module
+            lies, by default its own path.
         accumulate: batches whose gradients are averaged for one step.
         checkpoint_every: batches between two states that a killed run can go on from; validations leave one too.
         monitor: the validation value (``val/`` left out) whose best state is kept as ``best.ckpt``. Default: the loss,

@@ -1,4 +1,4 @@
-"""Modules that act inside another one as forward hooks of its layers: part of what it computes, but not of its state."""
+"""Modules that act inside another one as forward hooks of its layers: part of what it computes, not of its state."""
 
 from collections.abc import Iterator
 

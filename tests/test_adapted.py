@@ -1,18 +1,23 @@
 """Adapters: the codec as it is without them, exact with them, one set at a time."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import train
+from benchmarks.adaptation import figures
 from models.bitstream import BitstreamError
 from models.codecs.adapted import Adapted, Adapter
 from models.codecs.base import Codec
 from models.codecs.hyperprior import MeanScaleHyperprior
 from models.entropy.noise import sample_keys
+from models.pretrained import load, save_pretrained
 from models.transforms.fast import bf16_instructions
-from tests.conftest import tiny_codec
+from tests.conftest import compose_config, tiny_codec
+from tests.tiny_run import SMALL, train_small
 
 SETS = {"people": {"width": 4, "kernel_size": 3}, "machines": {"width": 2}, "camera": {"at": ["g_a", "h_a"]}}
 
@@ -120,6 +125,53 @@ def test_the_receptive_field_includes_the_adapters() -> None:
     assert codec.receptive_field == narrow
     codec.active = "wide"
     assert codec.receptive_field > narrow
+
+
+@pytest.mark.slow
+def test_a_run_trains_adapters_alone_and_its_model_can_be_switched(tmp_path: Path, images: Tensor) -> None:
+    base = load(train_small(tmp_path / "base"))
+    exported = save_pretrained(base, tmp_path / "exported")
+    config = compose_config(
+        *(key for key in SMALL if not key.startswith("codec")),
+        "codec=adapted",
+        "codec@codec.codec=mean_scale_tiny",
+        "codec.codec.width=4",
+        "codec.codec.latent_channels=4",
+        "schedule=adapters",
+        "schedule.adapters.num_batches=2",
+        f"schedule.adapters.init_from={{codec.codec: '{exported}:codec', tasks: '{exported}'}}",
+    )
+    train.train(config, tmp_path / "run")
+    adapted, plain = load(tmp_path / "run"), load(f"{tmp_path}/run@none")
+    assert adapted.codec.active == "machines"
+    assert any(a.up.weight.any() for a in adapted.codec.adapters["machines"].values())
+    assert files(plain.codec, images) == files(base.codec, images) != files(adapted.codec, images)
+    again = load(save_pretrained(plain, tmp_path / "plain"))
+    assert again.codec.active is None
+    with pytest.raises(ValueError, match=r"@other: its codec has the variants \['machines', 'none'\]"):
+        load(f"{tmp_path}/run@other")
+    with pytest.raises(ValueError, match=r"@machines: its codec has the variants \[\]"):
+        load(f"{tmp_path}/base@machines")
+
+
+def test_the_record_s_figures_follow_from_its_rows() -> None:
+    rows = [
+        {
+            "row": row,
+            "trained": 10 * i,
+            "weights": 200,
+            "bpp": 0.5,
+            "psnr": 30.0,
+            "tasks": {"scene/top1": 0.6 + i / 10},
+        }
+        | {"ci95": {"bpp": [0.4, 0.6], "psnr": None, "scene/top1": [0.5, 0.9]}}
+        for i, row in enumerate(("heads", "adapters", "full"))
+    ]
+    found = figures(rows)
+    assert found["adaptation_adapters_trainable_percent"] == 5
+    assert found["adaptation_heads_top1"] == 0.6
+    assert found["adaptation_full_bpp_low"] == 0.4
+    assert found["adapters_share_of_full_gain"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from models.codecs.base import Codec
 from models.codecs.compressai import CompressAICodec
 from models.codecs.hyperprior import MeanScaleHyperprior
 from models.entropy import exact
-from models.entropy.compressai_models import put, take
+from models.entropy.checkerboard import put, take
 from models.entropy.exact import Exact
 from models.entropy.serial_context import wavefronts
 from models.outputs import Bitstream

@@ -594,7 +594,7 @@ def test_landmarks_are_measured_in_the_image_s_own_scale(scale: tuple[str, str] 
 
 def test_points_lie_where_their_heat_is() -> None:
     head = HeatmapPoints([READABLE["pixels"]], 1, features=partial(TimmFeatures, backbone="resnet10t"))
-    stride = head.strides[0]
+    stride = head.stride
     heat = torch.full((1, 1, *(-(-side // stride) for side in SIZE)), -1e4)
     heat[0, 0, 3, 5] = heat[0, 0, 3, 6] = 0.0
     head.heat = Given(heat)

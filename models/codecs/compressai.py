@@ -1,27 +1,24 @@
 """CompressAI's image models behind Codec, all through one wrapper."""
 
-import itertools
 import os
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import compressai.models  # noqa: F401  fills the registry
 import torch
-from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
+from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from compressai.layers import GDN as TheirGDN
 from compressai.models.vbr import ScaleHyperpriorVbr
 from compressai.registry import MODELS
 from torch import Tensor, nn
 
 from models.codecs.base import Codec
+from models.codecs.compressai_forward import ONE_AT_A_TIME, at_gain, hooked, keyed
 from models.codecs.compressai_weights import FILE, load_compressai, state_for_compressai
 from models.entropy import tables
 from models.entropy.code_length import code_length
 from models.entropy.compressai_models import Walk
 from models.entropy.noise import uniform_noise
-from models.entropy.rounding import round_ste
 from models.entropy.scale_index import Rounding
 from models.entropy.scale_table import compressai_table, fine_table
 from models.entropy.stream import Reader, Writer
@@ -144,11 +141,11 @@ class CompressAICodec(Codec):
 
         with (
             ONE_AT_A_TIME,
-            _hooks(self.model.g_a.register_forward_hook(see_y)),
-            _keyed(self.model, keys),
-            _at_gain(self.model, None if rate is None else x.new_tensor(gain)),
+            hooked(self.model.g_a.register_forward_hook(see_y)),
+            keyed(self.model, keys),
+            at_gain(self.model, None if rate is None else x.new_tensor(gain)),
             # First of all: before an accelerated g_s rounds its input.
-            _hooks(self.model.g_s.register_forward_pre_hook(see_y_hat, prepend=True)),
+            hooked(self.model.g_s.register_forward_pre_hook(see_y_hat, prepend=True)),
         ):
             result = self.model(x)
         likelihoods = result["likelihoods"]
@@ -233,95 +230,3 @@ def _refine(model: GaussianConditional) -> None:
     if not table.numel() or (table.shape == coarse.shape and torch.allclose(table.cpu().float(), coarse)):
         model.scale_table = torch.tensor(fine_table(), dtype=torch.float32, device=table.device)
         tables.clear(model)
-
-
-ONE_AT_A_TIME = threading.Lock()
-"""Estimates change their model while they run, and threads share it (evaluation codes several images at once)."""
-
-
-@contextmanager
-def _hooks(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _at_gain(model: nn.Module, gain: Tensor | None) -> Iterator[None]:
-    """Have a model of variable rate use this gain while the block runs, in training as well."""
-    if gain is not None:
-        model._get_scale = lambda *_: gain
-    try:
-        yield
-    finally:
-        if gain is not None:
-            del model._get_scale
-
-
-@contextmanager
-def _keyed(model: nn.Module, keys: Tensor | None) -> Iterator[None]:
-    """Give every entropy model inside our quantisation while the block runs."""
-    with ExitStack() as stack:
-        for salt, (_, entropy_model) in enumerate(tables.entropy_models(model), start=1):
-            entropy_model.inside = False  # its own forward, which asks for the noise of its estimate
-            entropy_model.forward = _forward_of(entropy_model, keys is not None)
-            entropy_model.quantize = _quantise_of(entropy_model, keys, salt)
-            stack.callback(_restore, entropy_model)
-        yield
-
-
-def _restore(model: EntropyModel) -> None:
-    del model.forward, model.quantize, model.inside
-
-
-def _forward_of(model: EntropyModel, training: bool) -> Callable[..., tuple[Tensor, Tensor]]:
-    original = type(model).forward
-
-    def forward(y: Tensor, *parameters: Tensor | None, **named: Tensor | None) -> tuple[Tensor, Tensor]:
-        with torch.autocast(y.device.type, enabled=False):
-            y, parameters = y.float(), tuple(p if p is None else p.float() for p in parameters)
-            named = {key: value.float() for key, value in named.items() if value is not None}
-            model.inside = True
-            y_hat, likelihood = original(model, y, *parameters, **named, training=training)
-            model.inside = False
-            if training:
-                mean = (
-                    _median(model, y)
-                    if isinstance(model, EntropyBottleneck)
-                    else named.get("means", _mean(parameters))
-                )
-                y_hat = round_ste(y - mean) + mean
-            return y_hat, likelihood
-
-    return forward
-
-
-def _quantise_of(model: EntropyModel, keys: Tensor | None, salt: int) -> Callable[..., Tensor]:
-    original = type(model).quantize
-    calls = itertools.count()
-
-    def quantise(y: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
-        if mode != "noise":
-            return original(model, y, mode, means)
-        if not model.inside:
-            # What a serial context sees, and g_s.
-            return round_ste(y)
-        if not isinstance(model, EntropyBottleneck):
-            # A model that estimates y in pieces has noise of its own for each.
-            return y + uniform_noise(keys, y.shape, salt=salt + (next(calls) << 16))
-        # An EntropyBottleneck quantises (C, 1, B*h*w).
-        channels, batch = len(y), len(keys)
-        noise = uniform_noise(keys, (batch, channels, y.numel() // (channels * batch)), salt=salt)
-        return y + noise.transpose(0, 1).reshape(y.shape)
-
-    return quantise
-
-
-def _median(model: EntropyBottleneck, y: Tensor) -> Tensor:
-    return model.quantiles[:, 0, 1].detach().reshape(1, -1, *[1] * (y.dim() - 2))
-
-
-def _mean(parameters: tuple[Tensor | None, ...]) -> Tensor | float:
-    return parameters[1] if len(parameters) > 1 and parameters[1] is not None else 0.0

@@ -31,10 +31,10 @@ from compressai.models.vbr import (
 )
 from torch import Tensor, nn
 
+from models.entropy.checkerboard import context_at, put, take
 from models.entropy.coder import TableCache
 from models.entropy.exact import Exact
 from models.entropy.factorized import channel_rows
-from models.entropy.grid import round_inputs
 from models.entropy.quantisation_step import Gaussian, code_with_gain
 from models.entropy.scale_index import Rounding, ScaleIndex
 from models.entropy.serial_context import code_serially
@@ -241,7 +241,7 @@ class Walk:
         for parity in (first, 1 - first):
             # The anchors see nothing; the others see the anchors around them, and those alone.
             if parity != first:
-                context = _context_at(layer, y_hat, parity)
+                context = context_at(layer, y_hat, parity)
             parameters = self.exact(part.entropy_parameters, part.merge(context, take(given, parity)))
             part_of_y = None if y is None else take(y, parity)
             put(y_hat, self._part(part.latent_codec["y"], stream, part_of_y, half, parameters), parity)
@@ -273,36 +273,3 @@ class Walk:
         """Code y under Gaussians of these scales and means, float64, its shape; y_hat, float32."""
         rows = self.scale_index(scale, model.scale_table)
         return stream.code(y, mean.float(), rows, self.tables(model))
-
-
-def take(x: Tensor, parity: int) -> Tensor:
-    """The positions (i, j) of a checkerboard with (i + j) % 2 = parity: (B, C, h, w) -> (B, C, h, w / 2)."""
-    half = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
-    half[..., 0::2, :], half[..., 1::2, :] = x[..., 0::2, parity::2], x[..., 1::2, 1 - parity :: 2]
-    return half
-
-
-def put(x: Tensor, half: Tensor, parity: int) -> None:
-    """Undo ``take``, in place."""
-    x[..., 0::2, parity::2], x[..., 1::2, 1 - parity :: 2] = half[..., 0::2, :], half[..., 1::2, :]
-
-
-def _context_at(layer: nn.Conv2d, y_hat: Tensor, parity: int) -> Tensor:
-    """A checkerboard convolution at the positions of one parity, by its unmasked taps: a quarter of the work.
-
-    Args:
-        layer: exact copy of the masked convolution.
-        y_hat: anchors decoded so far, (B, C, h, w).
-        parity: of the positions that are asked for.
-
-    Returns:
-        float64 (B, C', h, w / 2).
-    """
-    reach = layer.kernel_size[0] // 2
-    height, width = y_hat.shape[-2:]
-    padded = nn.functional.pad(round_inputs(y_hat.double()), (reach,) * 4)
-    taps = layer.mask[0, 0].nonzero().tolist()
-    around = [take(padded[..., i : i + height, j : j + width], parity) for i, j in taps]
-    weight = torch.stack([layer.weight[:, :, i, j] for i, j in taps], 1).flatten(1)
-    context = weight @ torch.stack(around, 1).flatten(1, 2).flatten(2) + layer.bias[:, None]
-    return context.unflatten(2, (height, width // 2))

@@ -1,4 +1,4 @@
-"""Variable rate by a gain: y is coded on a grid of step 1 / gain, and what comes back is moved towards zero a little."""
+"""Variable rate by a gain: y is coded on a grid of step 1 / gain, and what comes back moves a little towards zero."""
 
 from collections.abc import Callable
 
