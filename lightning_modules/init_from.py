@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from lightning_modules.parts import modules_of
 from models.entropy.tables import is_table
+from models.pretrained import folder
 from models.pretrained.checkpoint import safely_loaded
 from models.pretrained.fit import misfit
 from models.pretrained.run_folder import RunFolder
@@ -13,6 +14,8 @@ from models.pretrained.run_folder import RunFolder
 
 def read_weights(system: nn.Module, part: str, source: str) -> tuple[nn.Module, dict[str, Tensor]]:
     """The module that a part names, and the weights that ``"checkpoint[:prefix]"`` has for it.
+
+    Besides checkpoints and run folders, exported model folders will do.
 
     Raises:
         ValueError: no such file or part, or the weights do not fit; the message says which.
@@ -22,7 +25,7 @@ def read_weights(system: nn.Module, part: str, source: str) -> tuple[nn.Module, 
     if (run := RunFolder(path)).is_run:
         path = run.result()
     try:
-        state = safely_loaded(path)
+        state = folder.read_weights(path) if folder.is_model_folder(path) else safely_loaded(path)
     except ValueError as error:
         raise ValueError(f"init_from: {part}: {error}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
