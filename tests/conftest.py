@@ -30,7 +30,7 @@ _TINY_STREAMS = {
 _TINY_TRUNK = {"features": {"backbone": "test_efficientnet"}}
 TINY = {
     "layered_generative": {**_TINY_STREAMS, "content_prior": {"width": 4}},
-    "layered_generative_small": _TINY_STREAMS,
+    "layered_generative_small": {**_TINY_STREAMS, "content_prior": {"width": 4}},
     "layered_generative_trunk": {
         **_TINY_STREAMS,
         "content_encoder": _TINY_TRUNK,

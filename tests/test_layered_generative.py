@@ -8,21 +8,34 @@ import torch
 from torch import Tensor
 
 from models.bitstream import BitstreamError
-from models.codecs.layered_generative import LayeredGenerative
+from models.codecs.layered_generative import LayeredGenerative, hyperprior
 from models.codecs.read_through import ReadThrough
+from models.entropy.factorized import Factorized
 from models.heads.features import TimmFeatures
 from models.transforms.adain import AdaIN, AdaINSynthesis
 from models.transforms.residual import MapEncoder, VectorEncoder
 from models.transforms.trunk import TrunkMap
 from tests.conftest import tiny_codec
 
-NAMES = ("layered_generative", "layered_generative_small")
+PRIORS = {
+    "hyperprior": partial(hyperprior, width=4, name="content"),
+    "factorised": partial(Factorized, name="content"),
+}
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=PRIORS)
 def codec(request: pytest.FixtureRequest) -> LayeredGenerative:
     """Tiny, with styles and contents that are not all zero."""
-    codec = tiny_codec(request.param)
+    torch.manual_seed(0)
+    codec = LayeredGenerative(
+        6,
+        5,
+        content_encoder=partial(MapEncoder, num_stages=3, width=4, max_width=8, blocks=1),
+        style_encoder=partial(VectorEncoder, num_stages=3, width=4, max_width=8),
+        content_prior=PRIORS[request.param],
+        style_prior=partial(Factorized, name="style"),
+        synthesis=partial(AdaINSynthesis, width=16, min_width=8, blocks=1, mapping_width=8),
+    )
     codec.style.g_a.linear.weight.data.mul_(40)
     codec.content.g_a.layers[-1].weight.data.mul_(20)
     codec.style.latent_codec.entropy_bottleneck.quantiles.data[:, 0, 1] = torch.linspace(-3, 3, 5)

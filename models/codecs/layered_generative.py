@@ -51,7 +51,7 @@ class LayeredGenerative(Codec):
             ``MapEncoder`` from scratch, ``TrunkMap`` on a timm network. 16 pixels a position at 256 pixels, 8 at 64.
         style_encoder: likewise of the vector: ``VectorEncoder``, ``TrunkVector``.
         content_prior: called with its channels, makes the map's latent codec: ``hyperprior``, for neighbours tell much
-            of each other, or ``Factorized``, where a hyper-latent of a few positions would not pay.
+            of each other even where the hyper-latent has four positions, or ``Factorized``.
         style_prior: of the vector: ``Factorized``. Told from the content it would cost less, and could not be read
             without it.
         synthesis: called with both channels and ``stride``, makes the decoder: ``AdaINSynthesis``.
