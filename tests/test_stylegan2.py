@@ -33,7 +33,7 @@ def tiny(size: int = 32, **more: object) -> StyleGAN2:
     return generator.eval()
 
 
-# -- slow versions, written from the paper: loops over images, channels and positions ------------------------------------
+# -- slow versions, written from the paper: loops over images, channels and positions
 
 
 def slow_filter(x: Tensor, kernel: Tensor) -> Tensor:
@@ -213,7 +213,7 @@ def test_styles_are_mixed_and_keyed() -> None:
     assert not (generator.draw_styles(keys)[:, 1:] != generator.draw_styles(keys)[:, :-1]).any()
 
 
-# -- official layouts, written down from the table in the code's own words ------------------------------------------------
+# -- official layouts, written down from the table of their keys
 
 
 def port_checkpoint(size: int, style_dim: int, widths: list[int], depth: int, device: str = "cpu") -> dict:
@@ -392,7 +392,7 @@ def test_files_that_do_not_fit_are_told(tmp_path: Path) -> None:
         StyleGAN2(**SMALL, weights=tmp_path / "nothing.pt")
 
 
-# -- the game -------------------------------------------------------------------------------------------------------------
+# -- the game
 
 
 def test_the_terms_are_the_papers() -> None:

@@ -26,6 +26,7 @@ class Generator(Subject):
     Args:
         mapping: z to w.
         synthesis: w to the picture.
+        size: of the pictures, one of the synthesis network's ``sizes``; ``None``: the largest.
         mixing: share of pictures that have the fine styles of a second z, from a random one on.
         truncation: styles are drawn to their mean by a factor that is drawn between these two for each picture.
         noise: the maps inside; ``"keyed"`` in training of a generator, ``"fixed"`` for one that stands.
@@ -43,6 +44,7 @@ class Generator(Subject):
         mapping: Mapping,
         synthesis: Synthesis,
         *,
+        size: int | None = None,
         mixing: float = 0.9,
         truncation: tuple[float, float] = (1.0, 1.0),
         noise: Noise = "keyed",
@@ -51,12 +53,15 @@ class Generator(Subject):
         super().__init__()
         if not 0 <= mixing <= 1:
             raise ValueError(f"mixing={mixing} must be a share of the pictures, in [0, 1]")
+        size = synthesis.sizes[-1] if size is None else size
+        if size not in synthesis.sizes:
+            raise ValueError(f"size={size} is none of this generator's sizes, {list(synthesis.sizes)}")
         low, high = truncation
         if not 0 <= low <= high:
             raise ValueError(
                 f"truncation={list(truncation)} must be two factors of at least 0, the smaller first"
             )
-        self.mapping, self.synthesis = mapping, synthesis
+        self.mapping, self.synthesis, self.size = mapping, synthesis, size
         self.mixing, self.truncation, self.noise, self.trained = mixing, (low, high), noise, trained
 
     def draw_styles(self, keys: Tensor) -> Tensor:
@@ -75,9 +80,9 @@ class Generator(Subject):
         return self.synthesis.truncated(styles, psi)
 
     def answer(self, batch: Dict[str, Any], rate: float | None, keys: Tensor) -> CodecOutput:
-        """As many pictures as the batch holds, of the generator's own size."""
-        styles = self.draw_styles(keys)
-        x = self.synthesis(styles, noise=self.noise, keys=keys if self.noise == "keyed" else None)
+        """As many pictures as the batch holds, of the generator's size, whatever the batch's."""
+        styles, keyed = self.draw_styles(keys), self.noise == "keyed"
+        x = self.synthesis(styles, size=self.size, noise=self.noise, keys=keys if keyed else None)
         return CodecOutput(tuple(x.shape[-2:]), x_hat=x, extras={"styles": styles})
 
     @torch.no_grad()

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from models.git_lfs import refuse_pointer
 
 CONVERSION = (
-    "it holds code, as NVIDIA's pickles do, and is not opened. Where you trust it, convert it once in a checkout of the "
-    "project that wrote it: "
+    "it holds code, as NVIDIA's pickles do, and is not opened. Where you trust it, convert it once in a checkout of "
+    "the project that wrote it: "
     '`torch.save(pickle.load(open("FILE.pkl", "rb"))["G_ema"].state_dict(), "FILE.pt")`, then give FILE.pt'
 )
 NAMED = 4
