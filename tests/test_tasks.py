@@ -33,6 +33,8 @@ READABLE = {
     "y_hat": LatentSpec("map", 48, "base", stride=STRIDE),
     "enhancement": LatentSpec("map", 8, "top", stride=STRIDE),
     "style": LatentSpec("vector", 32, "base"),
+    "basic": LatentSpec("tokens", 8, "basic", length=3),
+    "middle": LatentSpec("tokens", 8, "middle", length=4),
 }
 LABELS = {
     "class": Label("class", tuple(f"class {i}" for i in range(12))),
@@ -52,6 +54,8 @@ def random_output(batch: int) -> CodecOutput:
         "y_hat": torch.randn(batch, 48, height, width),
         "enhancement": torch.randn(batch, 8, height, width),
         "style": torch.randn(batch, 32),
+        "basic": torch.randn(batch, 3, 8),
+        "middle": torch.randn(batch, 4, 8),
     }
     return CodecOutput(size=SIZE, x_hat=torch.rand(batch, 3, *SIZE), latents=latents)
 

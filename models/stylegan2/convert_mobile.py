@@ -128,7 +128,7 @@ def fit_heads(generator: MobileStyleGAN, samples: int) -> dict[int, float]:
     """Fit the heads of the cut sizes, in place, to the means of whole pictures: least squares over drawn faces.
 
     Args:
-        generator: with weights, in evaluation mode.
+        generator: with weights, in evaluation mode, its heads zero.
         samples: faces to draw.
 
     Returns:
@@ -145,6 +145,7 @@ def fit_heads(generator: MobileStyleGAN, samples: int) -> dict[int, float]:
         for size in sums:
             wanted = F.avg_pool2d(whole, whole.shape[-1] // size)[0].flatten(1).double()  # (3, n)
             if number < samples:
+                wanted = wanted - synthesis.picture(styles, size, "fixed", None)[0].flatten(1)
                 x = F.unfold(synthesis.features(styles, size, True), 3, padding=1)[0].double()
                 x = torch.cat([x, x.new_ones(1, x.shape[1])])
                 sums[size][0] = sums[size][0] + x @ x.T

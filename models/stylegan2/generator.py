@@ -21,7 +21,7 @@ Z, SECOND_Z, CROSSOVER, PSI = 101, 102, 103, 104
 class Generator(Subject):
     """Draws pictures that nobody sent from keyed noise: there are no bits, and no original to compare with.
 
-    ``extras["styles"]`` are the styles that each was drawn from, (B, num_styles, style_dim).
+    ``extras["offsets"]`` is what each was drawn from, (B, num_styles, style_dim): its styles less their mean.
 
     Args:
         mapping: z to w.
@@ -36,7 +36,7 @@ class Generator(Subject):
     """
 
     reconstructs = False
-    gives = ("pixels", "extras.styles")
+    gives = ("pixels", "extras.offsets")
     mean_decay = 0.998
 
     def __init__(
@@ -83,7 +83,7 @@ class Generator(Subject):
         """As many pictures as the batch holds, of the generator's size, whatever the batch's."""
         styles, keyed = self.draw_styles(keys), self.noise == "keyed"
         x = self.synthesis(styles, size=self.size, noise=self.noise, keys=keys if keyed else None)
-        return CodecOutput(tuple(x.shape[-2:]), x_hat=x, extras={"styles": styles})
+        return CodecOutput(tuple(x.shape[-2:]), x_hat=x, extras={"offsets": styles - self.synthesis.w_mean})
 
     @torch.no_grad()
     def _follow(self, w: Tensor) -> None:

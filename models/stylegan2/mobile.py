@@ -92,7 +92,7 @@ class MobileSynthesis(Synthesis):
     Style 3i+1 goes with the doubling of layer i, 3i+2 and 3i+3 with its convolutions. Half size is the exact mean over
     2x2 pixels, without the last transform. Smaller pictures are cut: layers behind the size run at that size, their
     doublings replaced by means and their kernels by what these do to a map without finer detail; what the last features
-    lack is made up by a 3x3 head in closed form (``heads``, fitted by the converter): colours and face stay the same.
+    lack is made up by a 3x3 convolution for each size, which the converter fits: colours and face stay the same.
 
     Args:
         style_dim: numbers in a style.
@@ -125,11 +125,8 @@ class MobileSynthesis(Synthesis):
         nn.init.ones_(self.image_style.bias)
         self.to_image = nn.Conv2d(widths[-1], 12, 1)
         for size in self.sizes[:-2]:
-            # Until it is fitted: what the network itself has for the mean of a picture.
-            kernel = torch.zeros(3, widths[-1], 3, 3)
-            kernel[:, :, 1, 1] = self.to_image.weight.detach()[:3, :, 0, 0] / 2
-            self.register_buffer(f"head_{size}", kernel)
-            self.register_buffer(f"head_bias_{size}", self.to_image.bias.detach()[:3] / 2)
+            self.register_buffer(f"head_{size}", torch.zeros(3, widths[-1], 3, 3))
+            self.register_buffer(f"head_bias_{size}", torch.zeros(3))
         self.register_buffer("w_mean", torch.zeros(style_dim))
 
     def picture(self, styles: Tensor, size: int, noise: Noise, keys: Tensor | None) -> Tensor:
@@ -138,11 +135,11 @@ class MobileSynthesis(Synthesis):
                 "noise='keyed': MobileStyleGAN was distilled with fixed noise; take 'fixed' or 'none'"
             )
         x = self.features(styles, size, noise == "fixed")
+        mean = self.to_image(x)[:, :3] / 2 if size < self.sizes[-1] else None
         if size < self.sizes[-2]:
             kernel, bias = getattr(self, f"head_{size}"), getattr(self, f"head_bias_{size}")
-            return F.conv2d(x, kernel.to(x.dtype), bias.to(x.dtype), padding=1)
-        x = self.to_image(x)
-        return x[:, :3] / 2 if size == self.sizes[-2] else inverse_haar(x)
+            return mean + F.conv2d(x, kernel.to(x.dtype), bias.to(x.dtype), padding=1)
+        return inverse_haar(self.to_image(x)) if mean is None else mean
 
     def features(self, styles: Tensor, size: int, noise: bool) -> Tensor:
         """What is made a picture: (B, C, s, s), with s the smaller of ``size`` and half of the full one."""
