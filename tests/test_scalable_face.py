@@ -255,7 +255,7 @@ TINY = (
     "max_channels: 16}}",
     "codec={synthesis: {style_dim: 32, channel_base: 256, max_channels: 16}}",
     *(f"schedule.{name}={{num_batches: {n}, num_validations: 1}}" for name, n in
-      (("prior", 20), ("inversion", 20), ("bottleneck", 20), ("heads", 10), ("joint", 10))),
+      (("prior", 20), ("inversion", 20), ("inversion_pictures", 5), ("bottleneck", 20), ("heads", 10), ("joint", 10))),
 )  # fmt: skip
 
 
@@ -266,7 +266,7 @@ def test_the_whole_chain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         train.train(compose_config("experiment=scalable_face_portraits", *TINY), run)
     summary = json.loads((run / "summary.json").read_text())
     stages = {stage["name"]: stage["metrics"] for stage in summary["stages"]}
-    assert list(stages) == ["prior", "inversion", "bottleneck", "heads", "joint"]
+    assert list(stages) == ["prior", "inversion", "inversion_pictures", "bottleneck", "heads", "joint"]
     assert {"test/critic/logistic", "test/critic/r1", "test/generator/logistic"} <= stages["prior"].keys()
     assert "test/inversion" in stages["inversion"]
     (*_, row) = summary["test"]["rows"]

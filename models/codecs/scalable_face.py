@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,9 @@ from models.outputs import Bitstream, CodecOutput, LatentSpec, Layer
 from models.stylegan2.inversion import shared_out
 from models.stylegan2.synthesis import Synthesis
 
-Pictures = Literal["every", "last", "none"]
-"""Which pictures ``forward`` makes: one for every layer, of all layers alone, or none."""
+Pictures = Literal["every", "last", "none", "inverted"]
+"""Which pictures ``forward`` makes: one for every layer; of all layers alone; none; or, to train the encoder before
+there is a bottleneck, one of the very styles that it found."""
 
 
 class ScalableFace(Codec):
@@ -76,7 +77,7 @@ class ScalableFace(Codec):
         super().__init__()
         for name, value, known in (
             ("noise", noise, ("fixed", "none")),
-            ("pictures", pictures, ("every", "last", "none")),
+            ("pictures", pictures, get_args(Pictures)),
         ):
             if value not in known:
                 raise ValueError(f"{name}={value!r} must be one of {list(known)}")
@@ -128,8 +129,10 @@ class ScalableFace(Codec):
                 output.bits[layer.name] = sum(code_length(p) for p in latent.likelihoods.values())
                 output.likelihoods |= latent.likelihoods
         output.extras = {"offsets": offsets, "offsets_hat": self._decoded_offsets(y_hats)}
-        if self.pictures != "none":
-            self._draw(output, y_hats, keys)
+        if self.pictures == "inverted":
+            self._draw(output, [offsets])
+        elif self.pictures != "none":
+            self._draw(output, self._progress(y_hats, keys))
         return output
 
     def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
@@ -156,7 +159,7 @@ class ScalableFace(Codec):
                 y_hats.append(codec.decompress([s[name] for s in strings], (length,), y_hats))
                 output.latents[name] = y_hats[-1]
             if "pixels" in want:
-                self._draw(output, y_hats, None)
+                self._draw(output, self._progress(y_hats, None))
         return output
 
     def _offsets(self, x: Tensor) -> Tensor:
@@ -184,19 +187,26 @@ class ScalableFace(Codec):
             found.append(codec.expected(len(found[0]), keys, found))
         return found
 
-    def _draw(self, output: CodecOutput, y_hats: Sequence[Tensor], keys: Tensor | None) -> None:
-        """Put the pictures of the layers that are there into an output, all from one run of the generator."""
-        known = range(len(y_hats), len(y_hats) + 1) if self.pictures == "last" else range(1, len(y_hats) + 1)
+    def _progress(self, y_hats: Sequence[Tensor], keys: Tensor | None) -> list[Tensor]:
+        """Decoded offsets of the first layer that is there, of the first two, and so on; or of all of them alone."""
+        first = len(y_hats) if self.pictures == "last" else 1
         with torch.autocast(y_hats[0].device.type, enabled=False):
-            offsets = [self._decoded_offsets(self._completed(y_hats[:count], keys)) for count in known]
-        styles = self.synthesis.w_mean + torch.cat(offsets)
+            return [
+                self._decoded_offsets(self._completed(y_hats[:count], keys))
+                for count in range(first, len(y_hats) + 1)
+            ]
+
+    def _draw(self, output: CodecOutput, offsets: Sequence[Tensor]) -> None:
+        """Put pictures into an output, all from one run of the generator; the last is that of all latents in it."""
+        styles = self.synthesis.w_mean + torch.cat(list(offsets))
         (height, width), side = output.size, max(output.size)
         x = self.synthesis(styles, size=self.synthesis.size_for(side), noise=self.noise)
         if x.shape[-1] != side:
             # In float32: torch resizes no bfloat16 like this.
             x = F.interpolate(x.float(), (side, side), mode="bilinear", align_corners=False, antialias=True)
-        for count, picture in zip(known, x[..., :height, :width].chunk(len(known)), strict=True):
-            output.x_hat = output.pixels_by_layer[self.layers[count - 1].name] = picture
+        names = list(output.latents)[-len(offsets) :]
+        for name, picture in zip(names, x[..., :height, :width].chunk(len(offsets)), strict=True):
+            output.x_hat = output.pixels_by_layer[name] = picture
 
 
 def _bottleneck(inputs: int, outputs: int, step: float) -> tuple[nn.Linear, nn.Linear]:
