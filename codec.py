@@ -11,7 +11,8 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from files.arguments import parser
@@ -49,17 +50,19 @@ def _compress(options: argparse.Namespace) -> int:
     from files.coding import compress
     from pictures.finding import SUFFIXES
 
-    codec = _codec(_model(options), options)
+    model = _model(options, tasks=() if options.refine is None else None)
+    codec = _codec(model, options)
     found, status = _find(options.inputs, SUFFIXES, apart=options.out)
-    count = compress(
-        codec,
-        found,
-        options.out,
-        rate=options.rate,
-        target_bpp=options.target_bpp,
-        background=_colour(options.background),
-        options=_settings(options),
-    )
+    with _refining(codec, model, options, len(found)) as used:
+        count = compress(
+            used,
+            found,
+            options.out,
+            rate=options.rate,
+            target_bpp=options.target_bpp,
+            background=_colour(options.background),
+            options=_settings(options),
+        )
     return _done(count, status)
 
 
@@ -148,6 +151,35 @@ def _codec(model: "Pretrained", options: argparse.Namespace) -> "Codec":
     for warning in told:
         print(f"codec.py {options.command}: {warning.message}", file=sys.stderr)
     return codec
+
+
+@contextmanager
+def _refining(
+    codec: "Codec", model: "Pretrained", options: argparse.Namespace, count: int
+) -> "Iterator[Codec]":
+    """The codec, or the same with --refine: then with a bar of all steps, and what they cost in the end."""
+    if options.refine is None:
+        if options.teacher is not None:
+            raise ValueError("--teacher says what --refine works for: give --refine N too")
+        yield codec
+        return
+    from tqdm import tqdm
+
+    from models.codecs.refined import refined
+    from models.counted import counted
+
+    names = sorted(model.tasks)
+    name = names[0] if options.teacher is None and len(names) == 1 else options.teacher
+    if name not in names:
+        raise ValueError(
+            f"--refine needs a task of the model as its --teacher; it has {', '.join(names) or 'none'}"
+        )
+    with tqdm(total=count * options.refine, unit="step", disable=None, leave=False) as bar:
+        changed = refined(codec, options.refine, model.tasks[name].compared_with, on_step=bar.update)
+        yield changed
+    if changed.seconds:
+        mean = sum(changed.seconds) / len(changed.seconds)
+        _note(f"refined for {name} by {counted(options.refine, 'step')}: {mean:.2f} s a picture")
 
 
 def _find(

@@ -2,6 +2,7 @@
 
 python evaluate.py 'codecs=[jpeg, webp, hevc]' data.root=DIR out=DIR
 python evaluate.py 'codecs=[RUN, jpeg, identity]' 'tasks=[OTHER_RUN:head]' data=NAME data.root=DIR out=DIR
+python evaluate.py 'codecs=[jpeg, webp]' +task@frozen.NAME=TASK data=NAME data.root=DIR out=DIR
 python evaluate.py --help                              all keys
 """
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 KEYS = {
     "codecs": Sequence,
     "tasks": Sequence,
+    "frozen": Mapping,
     "out": str,
     "data": Mapping,
     "split": Literal["train", "val", "test"],
@@ -46,6 +48,7 @@ KEYS = {
     "scales": Sequence[float],
     "anchors": Sequence[str] | None,
     "own_tasks": bool,
+    "refine": Mapping[str, Mapping] | None,
     "bootstrap": int,
     "workers": int | None,
     "timed_images": int,
@@ -96,10 +99,12 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
         points, skipped, notes = points_of(
             plain["codecs"],
             plain["tasks"],
+            frozen=plain["frozen"],
             labels=images.source.labels,
             rates=plain["rates"] or {},
             scales=plain["scales"],
             own_tasks=cfg.own_tasks,
+            refine=plain["refine"],
         )
         anchors = _anchors(plain["anchors"], points, skipped)
     except (*MISTAKES, InstantiationException) as error:

@@ -27,6 +27,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.record import RESULTS, Figures, Rows, write
+from benchmarks.runs import train
 from evaluation.curves.bd_rate import bd_rate
 from launch.overrides import quoted
 
@@ -44,19 +45,6 @@ RUNS = {
     "joint": (),
     "control": ("name=quickstart_control", "schedule=quickstart_side_by_side", "~baselines.jpeg"),
 }
-
-
-def train(folder: Path, overrides: Sequence[str], threads: int) -> dict[str, Any]:
-    """One run of train.py, or the rest of one: its summary."""
-    if not (folder / "summary.json").is_file():
-        begun = (folder / "config.yaml").is_file()
-        arguments = [f"resume={quoted(folder)}"] if begun else [*overrides, f"run_dir={quoted(folder)}"]
-        # A core a thread: two runs side by side get more done than one on both.
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        with (folder.parent / f"{folder.name}.log").open("a") as log:
-            command = [sys.executable, "train.py", *arguments]
-            subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, check=True)
-    return json.loads((folder / "summary.json").read_text())
 
 
 def begin_with_stages_of(other: Path, folder: Path, overrides: Sequence[str]) -> None:

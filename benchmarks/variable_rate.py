@@ -11,14 +11,12 @@ import argparse
 import itertools
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.main_job import train
-from benchmarks.record import ROOT, Figures, Rows, write
+from benchmarks.record import Figures, Rows, write
+from benchmarks.runs import evaluate, train
 from launch.overrides import quoted
 
 LMBDAS = (0.0009, 0.0025, 0.0067, 0.018, 0.0483)
@@ -52,16 +50,11 @@ def evaluated(photos: Path, root: Path) -> list[dict[str, Any]]:
     """Rows of both curves, and of what evaluate.py says between them."""
     out = root / "evaluation"
     codecs = ", ".join(f"{{{name}: {quoted(root / name)}}}" for name in ("single", "variable"))
-    command = [
-        sys.executable, "evaluate.py", f"codecs=[{codecs}]", "anchors=[single]", "data=image_folder",
-        f"data.root={quoted(photos)}", "split=test", f"out={quoted(out)}", "num_images=50", "metrics=[psnr]",
-        "timed_images=0", "gallery=0", "complexity=false",
+    overrides = [
+        f"codecs=[{codecs}]", "anchors=[single]", "data=image_folder", f"data.root={quoted(photos)}", "split=test",
+        "num_images=50", "metrics=[psnr]", "timed_images=0", "gallery=0", "complexity=false",
     ]  # fmt: skip
-    subprocess.run(command, cwd=ROOT, check=True)
-    rows = [
-        {"kind": "point", **{key: row[key] for key in KEPT}}
-        for row in json.loads((out / "results.json").read_text())["rows"]
-    ]
+    rows = [{"kind": "point", **{key: row[key] for key in KEPT}} for row in evaluate(out, overrides)["rows"]]
     found = json.loads((out / "bd.json").read_text())["rows"]
     return [*rows, *({"kind": "bd", **row} for row in found)]
 

@@ -1,8 +1,9 @@
-"""What data sets on disk share: their folder, reading a picture as part of a sample, splitting files by name."""
+"""What data sets on disk share: their folder, pictures and lists in it, splitting files by name."""
 
+import codecs
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -72,6 +73,18 @@ def share_of(name: str, fractions: Sequence[float]) -> str:
     place = place_in_split(name)
     # In floating point 0.7 + 0.2 + 0.1 is less than 1: what lies behind val is test.
     return "train" if place < fractions[0] else "val" if place < sum(fractions[:2]) else "test"
+
+
+def lines_of(listing: Path) -> Iterator[tuple[int, str]]:
+    """Number, from 1 on, and text of the lines of a file that hold any; file names in them need not be UTF-8."""
+    data = listing.read_bytes()
+    # Editors and shells on Windows begin a text with such a mark.
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if utf16 else "utf-8-sig"
+    # This is how Python takes file names that are no UTF-8, too.
+    for number, line in enumerate(data.decode(encoding, "surrogateescape").split("\n"), start=1):
+        if line.strip():
+            yield number, line.strip()
 
 
 def _read(path: Path, reader: Callable[[Path], Tensor]) -> Tensor:

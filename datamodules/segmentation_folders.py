@@ -1,6 +1,5 @@
 """SegmentationFolders: images and masks in parallel folders, as SegNet lays out CamVid, and what masks show."""
 
-import codecs
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from datamodules.base import ImageDataModule, Split
 from datamodules.columns import checked_pairs
-from datamodules.files import checked_root, read_image, read_indices
+from datamodules.files import checked_root, lines_of, read_image, read_indices
 from datamodules.samples import IGNORE, Label
 from datamodules.source import InvalidLabel
 from pictures.finding import SUFFIXES, below, said
@@ -201,7 +200,7 @@ def _listed(listing: Path, folder: Path, files: Mapping[str, Sequence[str]]) -> 
         ValueError: a line names no image, or a name without its suffix fits several.
     """
     chosen = []
-    for line in _lines(listing):
+    for _, line in lines_of(listing):
         for name in _readings(line):
             stem = _stem(name) if PurePosixPath(name).suffix.lower() in SUFFIXES else name
             if name in files.get(stem, ()):
@@ -219,17 +218,6 @@ def _listed(listing: Path, folder: Path, files: Mapping[str, Sequence[str]]) -> 
                 "or add the image"
             )
     return chosen
-
-
-def _lines(listing: Path) -> Iterator[str]:
-    data = listing.read_bytes()
-    # Editors and shells on Windows begin a text with such a mark.
-    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    encoding = "utf-16" if utf16 else "utf-8-sig"
-    # File names need not be UTF-8: this is how Python takes theirs, too.
-    for line in data.decode(encoding, "surrogateescape").split("\n"):
-        if line.strip():
-            yield line.strip()
 
 
 def _readings(line: str) -> Iterator[str]:

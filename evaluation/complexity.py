@@ -93,17 +93,20 @@ def _counted(
     modules: Mapping[str, Sequence[nn.Module]], counter: FlopCounterMode
 ) -> Iterator[dict[str, int]]:
     """FLOPs of each part, while the block runs. By hooks, not by name: entropy networks may run as copies."""
-    flops = dict.fromkeys(modules, 0)
+    flops, depth = dict.fromkeys(modules, 0), dict.fromkeys(modules, 0)
 
     def before(part: str) -> Callable[..., None]:
         def subtract(*_: object) -> None:
-            flops[part] -= counter.get_total_flops()
+            # Of a module inside another of the part, the outer one counts.
+            flops[part] -= counter.get_total_flops() if not depth[part] else 0
+            depth[part] += 1
 
         return subtract
 
     def after(part: str) -> Callable[..., None]:
         def add(*_: object) -> None:
-            flops[part] += counter.get_total_flops()
+            depth[part] -= 1
+            flops[part] += counter.get_total_flops() if not depth[part] else 0
 
         return add
 

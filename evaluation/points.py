@@ -18,6 +18,9 @@ from tasks.base import Task
 OWN = "own"
 """The ``source`` of heads that were trained with the codec they are judged on."""
 
+FROZEN = "frozen"
+"""The ``source`` of heads that are networks trained elsewhere, and came without a run."""
+
 
 @dataclass(eq=False)
 class Head:
@@ -27,6 +30,7 @@ class Head:
         name: of the task.
         source: ``"own"``, or what the run is called that it comes from.
         task: in evaluation mode.
+        settings: plain containers that define the task besides its weights, where no run does.
         reader: the codec it was trained with, where that is another one than it is judged on: a task on latents then
             reads those that ``reader`` makes of the decoded picture, and pays for the picture.
     """
@@ -35,11 +39,13 @@ class Head:
     source: str
     task: Task
     reader: Codec | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
         """Identity of its weights and of all it reads through."""
-        return identity(self.name, self.task.reads, weights(self.task), weights(self.reader))
+        parts = (weights(self.task), weights(self.reader), *([dict(self.settings)] if self.settings else []))
+        return identity(self.name, self.task.reads, *parts)
 
     @property
     def reads_pixels(self) -> bool:
@@ -150,7 +156,8 @@ def weights(module: nn.Module | None) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(state.items()):
         if isinstance(value, Tensor):
-            array = value.detach().cpu().contiguous()
+            # Copied, for one element of any stride passes as contiguous.
+            array = value.detach().cpu().clone(memory_format=torch.contiguous_format)
             digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
             digest.update(array.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -10,10 +10,12 @@ import yaml
 
 from datamodules.base import ImageDataModule, Split
 from datamodules.loading import EvaluationSamples, collate
-from evaluation.points import OWN, Head, Point, weights
+from evaluation.points import FROZEN, OWN, Head, Point, weights
 from models.codecs.base import Codec
+from models.codecs.identity import Identity
+from models.codecs.refined import refined
 from models.codecs.standard.downscaled import Downscaled
-from models.pretrained import Pretrained, load
+from models.pretrained import Pretrained, load, split_variant
 from models.pretrained.construct import construct
 from models.pretrained.folder import WEIGHTS
 from models.pretrained.run_folder import RunFolder
@@ -72,21 +74,26 @@ def points_of(
     codecs: Sequence[str | Mapping[str, str]],
     tasks: Sequence[str | Mapping[str, str]],
     *,
+    frozen: Mapping[str, Mapping[str, Any]] | None = None,
     labels: Mapping[str, Any],
     rates: Mapping[str, Sequence[float]],
     scales: Sequence[float] = (1.0,),
     own_tasks: bool = True,
+    refine: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[list[Point], list[Skipped], list[str]]:
     """Everything that is to be evaluated.
 
     Args:
         codecs: names of standard codecs (``configs/codec/``), run folders, checkpoints, exported models, or folders
-            of runs (a sweep: one curve); ``{name: any of these}`` gives it another name.
+            of runs (a sweep: one curve); ``{name: any of these}`` gives it another name, and ``@NAME`` behind a
+            trained one's path takes that set of its adapters.
         tasks: heads that judge every codec: ``RUN:head``, or ``RUN`` for all of a run's; may be named likewise.
+        frozen: {name: plain node of a task whose networks are all frozen}: they judge every codec, too, without a run.
         labels: of the data set.
         rates: {codec: rate values instead of its usual ones}.
         scales: of the picture before standard codecs.
         own_tasks: judge trained codecs by the heads they were trained with, too.
+        refine: {codec: {"steps": number, "task": name of one of its own tasks}}: with that refinement at the encoder.
 
     Returns:
         Points; codecs whose library is missing; notes on what is left out.
@@ -95,7 +102,7 @@ def points_of(
         ValueError: something that cannot be found, loaded, or does not fit the data set.
     """
     notes: list[str] = []
-    foreign = _foreign_heads(tasks, labels)
+    foreign = _foreign_heads(tasks, labels) + _frozen_heads(frozen or {}, labels)
     points: list[Point] = []
     skipped: list[Skipped] = []
     known: set[str] = set()
@@ -107,12 +114,14 @@ def points_of(
             found = _standard(name, config, foreign, rates.get(name), scales)
         else:
             runs = _runs(Path(source))
-            models = [load(run, tasks=None if own_tasks else ()) for run in runs]
+            models = [load(run, tasks=None if own_tasks or refine else ()) for run in runs]
             name = name or (Path(source).name if len(runs) > 1 else str(models[0].config["name"]))
             found = [
                 point
                 for model in models
-                for point in _learned(name, model, foreign, rates.get(name), labels, notes)
+                for point in _learned(
+                    name, model, foreign, rates.get(name), labels, notes, own_tasks, (refine or {}).get(name)
+                )
             ]
         if name in known:
             raise ValueError(
@@ -124,10 +133,11 @@ def points_of(
         else:
             points += found
             notes += _not_one_curve(name, found)
-    if unknown := sorted(set(rates) - known):
-        raise ValueError(
-            f"rates names {unknown}, which are no codecs of this call; there are {sorted(known)}"
-        )
+    for key, named in (("rates", rates), ("refine", refine or {})):
+        if unknown := sorted(set(named) - known):
+            raise ValueError(
+                f"{key} names {unknown}, which are no codecs of this call; there are {sorted(known)}"
+            )
     return points, skipped, list(dict.fromkeys(notes))
 
 
@@ -155,8 +165,9 @@ def _standard(
     name: str, config: Path, heads: Sequence[Head], rates: Sequence[float] | None, scales: Sequence[float]
 ) -> list[Point] | Skipped:
     settings = yaml.safe_load(config.read_text())
-    codec: Codec = construct(settings)
-    if codec.learned and not codec.trained:
+    # What is composed of other yamls is for training.
+    codec: Codec | None = None if "defaults" in settings else construct(settings)
+    if codec is None or (codec.learned and not codec.trained):
         raise ValueError(
             f"codecs: {config.stem} is a learned codec, here untrained: give the folder of a run"
         )
@@ -192,33 +203,49 @@ def _learned(
     rates: Sequence[float] | None,
     labels: Mapping[str, Any],
     notes: list[str],
+    own_tasks: bool,
+    refine: Mapping[str, Any] | None,
 ) -> list[Point]:
-    config = model.config
+    config, codec = model.config, model.codec
+    settings: dict[str, Any] = {"codec": config["codec"]}
+    if refine is not None:
+        codec, settings["refine"] = _refined(name, model, refine)
     heads = []
-    for task_name, task in model.tasks.items():
+    for task_name, task in model.tasks.items() if own_tasks else ():
         if problem := task.misfit(labels):
             notes.append(f"{name}: its own task {task_name!r} is left out: {problem}")
         else:
             heads.append(Head(task_name, OWN, task))
     own = {weights(head.task) for head in heads}
     heads += [head for head in foreign if weights(head.task) not in own]
-    values: Sequence[float | None] = _checked_rates(name, model.codec, rates) if model.codec.rates else [None]
+    values: Sequence[float | None] = _checked_rates(name, codec, rates) if codec.rates else [None]
     lmbda = config.get("lmbda")
     return [
         Point(
             name,
-            model.codec,
+            codec,
             rate=rate,
             shown_rate=rate
             if rate is not None
             else (float(lmbda) if isinstance(lmbda, int | float) else None),
             seed=int(config.get("seed") or 0),
             heads=heads,
-            settings={"codec": config["codec"]},
-            about=model.codec.about(),
+            settings=settings,
+            about=codec.about(),
         )
         for rate in values
     ]
+
+
+def _refined(name: str, model: Pretrained, refine: Mapping[str, Any]) -> tuple[Codec, dict[str, Any]]:
+    """The codec with refinement at its encoder, and what tells its results from those without."""
+    if set(refine) != {"steps", "task"} or refine["task"] not in model.tasks:
+        raise ValueError(
+            f"refine.{name} is {dict(refine)}, must be {{steps: N, task: one of {sorted(model.tasks)}}}, its own tasks"
+        )
+    task = model.tasks[refine["task"]]
+    codec = refined(model.codec, refine["steps"], task.compared_with)
+    return codec, {**refine, "teacher": weights(task)}
 
 
 def _checked_rates(name: str, codec: Codec, rates: Sequence[float] | None) -> list[float]:
@@ -232,10 +259,15 @@ def _checked_rates(name: str, codec: Codec, rates: Sequence[float] | None) -> li
 
 def _runs(path: Path) -> list[Path]:
     """A run, checkpoint or export itself; or all finished runs below a folder."""
-    if not path.exists():
+    if not split_variant(path)[0].exists():
         names = sorted(p.stem for p in CODECS.glob("*.yaml"))
         raise ValueError(f"codecs: {path} is no path and no codec of configs/codec; there are {names}")
-    if path.is_file() or RunFolder(path).is_run or (path / WEIGHTS).is_file():
+    if (
+        split_variant(path)[1] is not None
+        or path.is_file()
+        or RunFolder(path).is_run
+        or (path / WEIGHTS).is_file()
+    ):
         return [path]
     found = [run.path for run in RunFolder.finished_below(path)]
     if not found:
@@ -253,9 +285,9 @@ def _foreign_heads(entries: Sequence[str | Mapping[str, str]], labels: Mapping[s
             path, chosen = source, ""
         model = load(path, tasks=[chosen] if chosen else None)
         label = label or str(model.config["name"])
-        if label == OWN:
+        if label in (OWN, FROZEN):
             raise ValueError(
-                f"tasks: {OWN!r} is kept for heads trained with the codec: call {source} otherwise"
+                f"tasks: {label!r} is kept for heads that come from no other run: call {source} otherwise"
             )
         if any(s.label == label and s.model.source != model.source for s in sources):
             raise ValueError(f"tasks: two runs are called {label!r}: name them, as in {{other: {source}}}")
@@ -268,4 +300,22 @@ def _foreign_heads(entries: Sequence[str | Mapping[str, str]], labels: Mapping[s
             heads.append(Head(name, label, task.eval(), model.codec))
     if len(keys := [(head.source, head.name) for head in heads]) > len(set(keys)):
         raise ValueError(f"tasks names a head twice: {sorted(keys)}")
+    return heads
+
+
+def _frozen_heads(nodes: Mapping[str, Mapping[str, Any]], labels: Mapping[str, Any]) -> list[Head]:
+    """Tasks that are made here, of networks that were trained elsewhere: nothing of them comes from a run."""
+    heads = []
+    for name, node in nodes.items():
+        codec = Identity()
+        try:
+            task = construct(node, path=name)(codec.readable, labels).eval()
+        except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+            raise ValueError(f"frozen.{name}: {' '.join(str(error).split())}") from error
+        if trains := [path for path, _ in task.named_parameters()]:
+            raise ValueError(
+                f"frozen.{name} has weights that train, first {trains[0]}, and nothing trained them: its networks must "
+                "be in models.frozen.Frozen; a trained head is given as tasks=[RUN:head]"
+            )
+        heads.append(Head(name, FROZEN, task, codec, settings=node))
     return heads

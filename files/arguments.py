@@ -61,6 +61,15 @@ def parser() -> Parser:
         metavar="COLOUR",
         help="behind transparent pixels: a name or '#rrggbb' (default: white)",
     )
+    compress.add_argument(
+        "--refine",
+        type=int,
+        metavar="N",
+        help="N gradient steps on each picture before it is coded, for a task of the model (10: seconds a picture)",
+    )
+    compress.add_argument(
+        "--teacher", metavar="TASK", help="the task that --refine works for (default: the model's only one)"
+    )
     _coding(compress)
 
     decompress = _command(commands, "decompress", "files back to PNG", DECOMPRESS)
@@ -104,7 +113,7 @@ def _command(
         command.add_argument(
             "model",
             metavar="MODEL",
-            help="a model's folder, checkpoint or hub id, or a standard codec's name",
+            help="a model's folder or checkpoint (@NAME: those adapters), a hub id, or a standard codec's name",
         )
     return command
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from models.pretrained import Pretrained, from_pretrained, load
+from models.pretrained import Pretrained, from_pretrained, load, split_variant
 from models.pretrained.construct import construct, target_of
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "codec"
@@ -17,7 +17,8 @@ def open_model(name: str, *, tasks: Collection[str] | None = ()) -> Pretrained:
     """A model in evaluation mode, on the CPU.
 
     Args:
-        name: of a standard codec in configs/codec; or an exported folder, a run folder or a checkpoint; or a hub id.
+        name: of a standard codec in configs/codec; or an exported folder, a run folder or a checkpoint, each with
+            ``@NAME`` for a set of its codec's adapters; or a hub id.
             The name of a standard codec goes first: a folder of that name is ``./jpeg``.
         tasks: to load with it; ``None`` for all that it has.
 
@@ -26,14 +27,16 @@ def open_model(name: str, *, tasks: Collection[str] | None = ()) -> Pretrained:
         ImportError: the library behind a standard codec is not installed.
     """
     if (config := CONFIGS / f"{name}.yaml").is_file() and re.fullmatch(r"\w+", name):
-        codec = construct(yaml.safe_load(config.read_text())).eval()
-        if codec.learned and not codec.trained:
+        node = yaml.safe_load(config.read_text())
+        # What is composed of other yamls is for training.
+        codec = None if "defaults" in node else construct(node).eval()
+        if codec is None or (codec.learned and not codec.trained):
             raise ValueError(
                 f"{name} is a codec to train and has no weights: give a trained model, or one of {_names()}"
             )
         codec.check_available()
         return Pretrained(codec, {}, {"name": name}, config)
-    if Path(name).expanduser().exists():
+    if split_variant(Path(name).expanduser())[0].exists():
         return load(Path(name).expanduser(), tasks=tasks, frozen=False)
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
         return from_pretrained(name, tasks=tasks)

@@ -58,18 +58,16 @@ class CompressionSystem(LightningModule):
         super().__init__()
         self.codec, self.tasks, self.networks = codec, nn.ModuleDict(tasks), nn.ModuleDict(networks or {})
         self.stage, self.seed, self.first_step, self.rate = stage, seed, first_step, rate
-        self.config, self.stage_title = config, ""
+        self.config, self.ready, self.stage_title = config, set(ready), ""
         self.updates = {} if stage is None else dict(stage.updates)
         self.objectives = nn.ModuleDict({name: update.objective for name, update in self.updates.items()})
-        self.ready = set(ready)
         # A subject that is not the codec may not serve everybody.
         self.judged = [n for n in tasks if n in self.ready and self.subject.serves(tasks[n].reads, codec)]
         self.shown = log_names(self.updates)
         measured = [log for names in self.shown.values() for log in names.values()]
         layers = [layer.name for layer in self.subject.layers]
         self.measures = Measures({name: tasks[name] for name in self.judged}, layers, measured)
-        self.latest: dict[str, Tensor] = {}
-        self.batches_done = 0
+        self.latest, self.batches_done = dict[str, Tensor](), 0
         self.automatic_optimization = len(self.updates) <= 1
         self.moving = {name: parameters_of(self, update.trainable) for name, update in self.updates.items()}
         self._used = {
@@ -135,8 +133,6 @@ class CompressionSystem(LightningModule):
         return self.first_step + self.batches_done
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        # What layers of other libraries draw (dropout) goes on after a restart as if there had been none.
-        torch.manual_seed(random.Random(f"{self.seed} {batch_idx} {self.global_rank}").getrandbits(63))
         self.latest = {}
         if not self.automatic_optimization:
             return take_turns(self, batch, batch_idx)
@@ -147,19 +143,26 @@ class CompressionSystem(LightningModule):
 
     def losses(self, name: str, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """One update's loss, with the auxiliary loss of what trains, and its parts for those who watch."""
+        output, parts = self.answered(name, batch, batch_idx)
+        loss = parts["loss"] + self.subject.auxiliary_loss().to(parts["loss"])
+        parts = {key: value.detach() for key, value in parts.items()}
+        self.latest |= {shown: parts[key] for key, shown in self.shown[name].items()}
+        if name == next(iter(self.updates)):
+            self._look_at(output, batch)
+        return {"loss": loss, "parts": parts}
+
+    def answered(self, name: str, batch: Batch, batch_idx: int) -> tuple[CodecOutput, dict[str, Tensor]]:
+        """The subject's answer and what one update's objective makes of it, with gradients; writes nothing down."""
         objective, position = self.updates[name].objective, list(self.updates).index(name)
+        # What layers of other libraries draw (dropout) goes on after a restart as if there had been none.
+        torch.manual_seed(
+            random.Random(f"{self.seed} {batch_idx} {self.global_rank} {position}").getrandbits(63)
+        )
         # Several updates of a batch see noise of their own.
         keys = sample_keys(self.seed + (position << 32), batch["draw"])
         output = self.subject.answer(batch, self.training_rate(batch_idx), keys)
         losses = self._mean_losses({task: self.tasks[task](output, batch) for task in objective.tasks})
-        progress = batch_idx / self.stage.num_batches
-        parts = objective(output, batch, losses, progress, self._used[name])
-        loss = parts["loss"] + self.subject.auxiliary_loss().to(parts["loss"])
-        parts = {key: value.detach() for key, value in parts.items()}
-        self.latest |= {shown: parts[key] for key, shown in self.shown[name].items()}
-        if position == 0:
-            self._look_at(output, batch)
-        return {"loss": loss, "parts": parts}
+        return output, objective(output, batch, losses, batch_idx / self.stage.num_batches, self._used[name])
 
     @torch.no_grad()
     def _look_at(self, output: CodecOutput, batch: Batch) -> None:
@@ -177,7 +180,7 @@ class CompressionSystem(LightningModule):
         if len(built) == 1:
             ((optimiser, schedule),) = built
             return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-        return [optimiser for optimiser, _ in built], [schedule for _, schedule in built]
+        return tuple(map(list, zip(*built, strict=True)))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         # Here, for scaled gradients (fp16) have just been unscaled, with one update or several.
@@ -187,15 +190,12 @@ class CompressionSystem(LightningModule):
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"] = self.config
-        checkpoint["ready"] = sorted(self.ready)
+        checkpoint["config"], checkpoint["ready"] = self.config, sorted(self.ready)
         checkpoint["updates"], checkpoint["batches_done"] = list(self.updates), self.batches_done
         # What tasks need of the data set, so that they are built again without it.
         labels = {task.target: task.label for task in self.tasks.values() if task.label is not None}
-        checkpoint["labels"] = {
-            target: {"kind": label.kind, "names": list(label.names), "missing": label.missing}
-            for target, label in labels.items()
-        }
+        facts = {t: {"kind": x.kind, "names": list(x.names), "missing": x.missing} for t, x in labels.items()}
+        checkpoint["labels"] = facts
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         averaging = any(getattr(callback, "averages_weights", False) for callback in self.trainer.callbacks)

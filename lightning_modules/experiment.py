@@ -83,7 +83,8 @@ class Experiment:
             used = any(
                 name in u.objective.tasks for stage in self.stages.values() for u in stage.updates.values()
             )
-            if used and not touched & set(task.parameters()):
+            weights = set(task.parameters())
+            if used and weights and not touched & weights:
                 rank_zero_warn(
                     f"task {name!r} is frozen, and no stage trains or loads it: unless its head came trained "
                     f"(pretrained, weights), others will learn from noise. Give init_from={{tasks.{name}: CHECKPOINT}}"

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from lightning_modules.parts import modules_of
 from models.entropy.tables import is_table
+from models.pretrained import folder
 from models.pretrained.checkpoint import safely_loaded
 from models.pretrained.fit import misfit
 from models.pretrained.run_folder import RunFolder
@@ -14,7 +15,8 @@ from models.pretrained.run_folder import RunFolder
 def read_weights(system: nn.Module, part: str, source: str) -> tuple[nn.Module, dict[str, Tensor]]:
     """The module that a part names, and the weights that ``"checkpoint[:prefix]"`` has for it.
 
-    Without a checkpoint, ``":prefix"`` is what another part of the system has itself.
+    Besides checkpoints and run folders, exported model folders will do. Without any, ``":prefix"`` is what another part of
+    the system has itself.
 
     Raises:
         ValueError: no such file or part, or the weights do not fit; the message says which.
@@ -39,7 +41,7 @@ def _stored(path: Path, part: str) -> dict[str, Tensor]:
     if (run := RunFolder(path)).is_run:
         path = run.result()
     try:
-        state = safely_loaded(path)
+        state = folder.read_weights(path) if folder.is_model_folder(path) else safely_loaded(path)
     except ValueError as error:
         raise ValueError(f"init_from: {part}: {error}") from error
     return state.get("state_dict", state) if isinstance(state, dict) else {}

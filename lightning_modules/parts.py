@@ -1,7 +1,8 @@
 """Parts of a system: its codec, tasks and networks, described once, and what frozen means for them."""
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -102,6 +103,27 @@ def setting(codec: Codec, path: str) -> Any:
     if not hasattr(inside, key):
         raise ValueError(f"settings: this codec has no {path!r}")
     return getattr(inside, key)
+
+
+@contextmanager
+def applied(codec: Codec, settings: Mapping[str, Any]) -> Iterator[None]:
+    """The codec's attributes, or those of modules inside it, as a stage's ``settings`` say, while the block runs.
+
+    Raises:
+        ValueError: there is no such attribute, or the codec refuses its value.
+    """
+    usual = {path: setting(codec, path) for path in settings}
+    try:
+        _set(codec, settings)
+        yield
+    finally:
+        _set(codec, usual)
+
+
+def _set(codec: Codec, settings: Mapping[str, Any]) -> None:
+    for path, value in settings.items():
+        owner, _, key = path.rpartition(".")
+        setattr(codec.get_submodule(owner), key, value)
 
 
 def let_move(system: nn.Module, parameters: Collection[nn.Parameter]) -> None:

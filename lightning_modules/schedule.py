@@ -4,8 +4,6 @@ import json
 import resource
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,7 @@ from lightning_modules.checkpoints import StageCheckpoints, metrics_of, save_who
 from lightning_modules.compression import CompressionSystem
 from lightning_modules.experiment import Experiment
 from lightning_modules.init_from import load_into
-from lightning_modules.parts import fingerprint, frozen_state, setting
-from models.codecs.base import Codec
+from lightning_modules.parts import applied, fingerprint, frozen_state
 from models.codecs.read_through import ReadThrough
 from models.pretrained.run_folder import RunFolder, StageFolder
 
@@ -101,7 +98,7 @@ def _run_stage(
         system.load_state_dict(state["state_dict"])
     else:
         resumed, state = state is not None, None  # Lightning reads it again: the memory is needed
-        with _settings(experiment.codec, stage.settings):
+        with applied(experiment.codec, stage.settings):
             facts = _train(experiment, name, system, data, folder, resumed=resumed)
     trainer = experiment.trainer(folder.path, callbacks=experiment.make_callbacks())
     record = {
@@ -198,23 +195,6 @@ def _test_baselines(experiment: Experiment, run_dir: Path, first_step: int) -> l
 
 def _stage_seed(seed: int, number: int) -> int:
     return seed * 1000 + number
-
-
-@contextmanager
-def _settings(codec: Codec, settings: Mapping[str, Any]) -> Iterator[None]:
-    """The codec's attributes, or those of modules inside it, while the block runs."""
-    usual = {path: setting(codec, path) for path in settings}
-    try:
-        _set(codec, settings)
-        yield
-    finally:
-        _set(codec, usual)
-
-
-def _set(codec: Codec, settings: Mapping[str, Any]) -> None:
-    for path, value in settings.items():
-        owner, _, key = path.rpartition(".")
-        setattr(codec.get_submodule(owner), key, value)
 
 
 def _peak_memory_mb() -> float:

@@ -7,7 +7,7 @@ from torch import nn
 
 from evaluation.measures import Measures
 from lightning_modules.init_from import read_weights
-from lightning_modules.parts import Parts, modules_of, parameters_of, reached, setting
+from lightning_modules.parts import Parts, applied, modules_of, parameters_of, reached
 from lightning_modules.stages import Stage
 from lightning_modules.updates import Update, log_names
 from losses.objective import Objective
@@ -62,8 +62,8 @@ def check_stage(
                 )
         taken[name] = moving
     _check_names(system, stage, subject)
-    for path in stage.settings:
-        setting(system.codec, path)
+    with applied(system.codec, stage.settings):
+        pass
     for part, source in stage.init_from.items():
         read_weights(system, part, source)
 

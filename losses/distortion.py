@@ -23,6 +23,33 @@ class MSE(Term):
         return 255**2 * (output.x_hat.float() - batch["image"]).square().mean()
 
 
+class Charbonnier(Term):
+    """A smooth mean absolute error on the scale of 8-bit values: mean(sqrt((255 (x_hat - x))**2 + eps**2) - eps).
+
+    Args:
+        eps: in 8-bit levels: differences well below it count by their square.
+
+    Raises:
+        ValueError: ``eps`` is not positive.
+
+    Reference: Charbonnier et al., Two deterministic half-quadratic regularization algorithms for computed imaging, ICIP
+    1994. Differs from the paper: ``eps`` is taken off, so that equal pictures are at 0.
+    """
+
+    reads = ("pixels",)
+
+    def __init__(self, eps: float = 0.255):
+        super().__init__()
+        if eps <= 0:
+            raise ValueError(f"eps={eps} must be positive")
+        self.eps = eps
+
+    def forward(self, output: CodecOutput, batch: dict) -> Tensor:
+        """Scalar >= 0."""
+        levels = 255 * (output.x_hat.float() - batch["image"])
+        return ((levels.square() + self.eps**2).sqrt() - self.eps).mean()
+
+
 class MSSSIM(Term):
     """1 - MS-SSIM, in [0, 1]. Both sides of the image need 176 pixels at least (five scales, 11 taps).
 

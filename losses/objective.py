@@ -104,26 +104,30 @@ class Objective(nn.Module):
             ``{"loss": weighted sum}`` and every unweighted part under its own name: ``rate`` (bits per pixel),
             ``distortion/<name>``, ``task/<name>``, ``term/<name>``; and ``lmbda``, where it moves.
         """
-
-        bpp = output.bpp
-
-        def weight(scalar: Scalar) -> float | Tensor:
-            return value_at(scalar, progress, output.rate, bpp)
-
         parts = {name: value_of(term, output, batch, modules or {}) for name, term in self.named_terms()}
         parts |= {f"task/{name}": task_losses[name] for name in self.tasks}
-        weighted = [parts["rate"]] if self.rate is not None else []
+        weights = self.weights(progress, output.rate, output.bpp)
+        lmbda = weights.pop("lmbda")
+        loss = torch.stack([weight * parts[name] for name, weight in weights.items()]).sum()
+        if callable(self.lmbda):
+            parts["lmbda"] = torch.as_tensor(lmbda, device=loss.device, dtype=loss.dtype)
+        return {"loss": loss, **parts}
+
+    def weights(
+        self, progress: float, rate: float | None, bpp: Tensor | None = None
+    ) -> dict[str, float | Tensor]:
+        """What each part of ``forward`` is multiplied by, for a batch's progress, rate and bits; and ``lmbda``."""
+
+        def weight(scalar: Scalar) -> float | Tensor:
+            return value_at(scalar, progress, rate, bpp)
+
+        found = {} if self.rate is None else {"rate": 1.0}
         lmbda = weight(self.lmbda) if self.distortion else 0.0
         for name in self.distortion:
-            factor = lmbda * weight(self.distortion_weights.get(name, 1.0))
-            weighted.append(factor * parts[f"distortion/{name}"])
-        weighted += [weight(scalar) * parts[f"task/{name}"] for name, scalar in self.tasks.items()]
-        for name in self.terms:
-            weighted.append(weight(self.term_weights.get(name, 1.0)) * parts[f"term/{name}"])
-        total = torch.stack(weighted).sum()
-        if callable(self.lmbda):
-            parts["lmbda"] = torch.as_tensor(lmbda, device=total.device, dtype=total.dtype)
-        return {"loss": total, **parts}
+            found[f"distortion/{name}"] = lmbda * weight(self.distortion_weights.get(name, 1.0))
+        found |= {f"task/{name}": weight(scalar) for name, scalar in self.tasks.items()}
+        found |= {f"term/{name}": weight(self.term_weights.get(name, 1.0)) for name in self.terms}
+        return found | {"lmbda": lmbda}
 
 
 def value_of(term: Term, output: CodecOutput, batch: dict, modules: Mapping[str, nn.Module]) -> Tensor:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from models.attached import with_attached
 from models.codecs.base import Codec
 
 WIDEST_REACH = 32
@@ -107,6 +108,8 @@ def reach(g_a: nn.Module, g_s: nn.Module, *, latent_channels: int, stride: int) 
     """
     device = next((p.device for p in g_a.parameters()), torch.device("cpu"))
     analysis, synthesis = (copy.deepcopy(m).double().eval() for m in (g_a, g_s))
+    for layer in (*with_attached(analysis), *with_attached(synthesis)):
+        layer.double()
     length = 2 * WIDEST_REACH
     longest = 0
     for vertical in (False, True):

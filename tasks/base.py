@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
@@ -142,6 +143,34 @@ class Task(nn.Module):
     def predict(self, output: CodecOutput) -> Any:
         """Raw predictions of a batch, as the head gives them; needs no labels."""
         return self.head(*(output.read(name) for name in self.reads), size=output.size)
+
+    def difference(self, preds: Any, reference: Any) -> Tensor:
+        """How far raw predictions are from others of the same images, at least 0, (B,): a loss without labels.
+
+        Raises:
+            ValueError: the task does not say.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not say how far two predictions are apart: it cannot teach"
+        )
+
+    def compared_with(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """What decodes of pictures are judged by where the task is the teacher, and there are no labels.
+
+        Args:
+            x: the originals (B, 3, H, W) in [0, 1].
+
+        Returns:
+            Decoded pictures -> ``difference`` of what is read in them and in the originals, (B,).
+
+        Raises:
+            ValueError: the task reads more than pixels.
+        """
+        if self.reads != ("pixels",):
+            raise ValueError(f"it reads {list(self.reads)}: only a task that reads pixels alone can teach")
+        with torch.no_grad():
+            reference = self.head(x, size=tuple(x.shape[-2:]))
+        return lambda x_hat: self.difference(self.head(x_hat, size=tuple(x_hat.shape[-2:])), reference)
 
     def decide(self, preds: Any, size: tuple[int, int]) -> Any:
         """What raw predictions say, indexable by image: by default the same tensor in float32.

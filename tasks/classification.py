@@ -11,6 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from models.outputs import LatentSpec
 from tasks.base import LabelLike, Task
 from tasks.cross_entropy import cross_entropy_sum, weights_of_classes
+from tasks.means import divergence
 
 TOP5_ABOVE = 10
 """Classes from which on ``top5`` is worth a column."""
@@ -64,6 +65,10 @@ class Classification(Task):
             class_weights=self.class_weights,
             label_smoothing=self.label_smoothing,
         )
+
+    def difference(self, preds: Tensor, reference: Tensor) -> Tensor:
+        """Kullback-Leibler divergence in nats from the other predictions, (B,)."""
+        return divergence(preds.float(), reference.float())
 
     def metrics(self) -> MetricCollection:
         """``top1``, and ``top5`` above ten classes: share of labelled images, in [0, 1]."""

@@ -9,7 +9,7 @@ from torchmetrics import MetricCollection
 
 from models.outputs import LatentSpec
 from tasks.base import LabelLike, Task
-from tasks.means import Mean, MeanCost
+from tasks.means import Mean, MeanCost, divergence
 
 NUM_DESCRIBED = 5
 """Most probable outputs that ``describe`` names."""
@@ -82,6 +82,10 @@ class Distillation(Task):
         t = self.temperature
         return t**2 * divergence(preds.float() / t, target / t).sum(), preds.new_tensor(float(len(preds)))
 
+    def difference(self, preds: Tensor, reference: Tensor) -> Tensor:
+        """Kullback-Leibler divergence in nats from the other predictions, (B,)."""
+        return divergence(preds.float(), reference.float())
+
     def metrics(self) -> MetricCollection:
         """Means over images: ``kl``, and ``nll`` of the teacher's first choice, in nats; ``agreement`` in [0, 1]."""
         return MetricCollection(
@@ -97,12 +101,6 @@ class Distillation(Task):
             for value, index in zip(values.tolist(), indices.tolist(), strict=True)
         ]
         return {**top[0], "top5": top}
-
-
-def divergence(preds: Tensor, target: Tensor) -> Tensor:
-    """KL(teacher || head) of each image in nats, (B,), from logits (B, K)."""
-    theirs = target.log_softmax(1)
-    return (theirs.exp() * (theirs - preds.log_softmax(1))).sum(1)
 
 
 def surprise(preds: Tensor, target: Tensor) -> Tensor:

@@ -42,3 +42,9 @@ class MeanCost(Mean):
     """The mean of what had better be small."""
 
     higher_is_better = False
+
+
+def divergence(preds: Tensor, target: Tensor) -> Tensor:
+    """KL(target || preds) of each image in nats, (B,), from logits (B, K)."""
+    theirs = target.log_softmax(1)
+    return (theirs.exp() * (theirs - preds.log_softmax(1))).sum(1)

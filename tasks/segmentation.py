@@ -1,6 +1,5 @@
 """Segmentation: one class for each pixel."""
 
-import colorsys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from models.outputs import LatentSpec
 from tasks.base import LabelLike, Task
 from tasks.cross_entropy import cross_entropy_sum, weights_of_classes
+from tasks.palette import palette
 
 OVERLAY = 0.5
 """Opacity of the class colours over the picture."""
@@ -78,7 +78,7 @@ class Segmentation(Task):
     def illustrate(self, image: np.ndarray, decided: Tensor, target: Tensor) -> tuple[np.ndarray, str]:
         """The predicted classes in colours over the picture; ``mIoU 0.71`` of this picture, if labelled."""
         guess = decided.argmax(0)
-        colours = _palette(len(self.label.names))[guess.cpu().numpy()]
+        colours = palette(len(self.label.names))[guess.cpu().numpy()]
         picture = np.round((1 - OVERLAY) * image + OVERLAY * colours).astype(np.uint8)
         if bool((target == self.label.missing).all()):
             return picture, "no label"
@@ -96,10 +96,4 @@ class Segmentation(Task):
     def label_map(self, decided: Tensor) -> tuple[np.ndarray, np.ndarray] | None:
         """See ``Task``."""
         guess = decided.argmax(0).to(torch.uint8).cpu().numpy()
-        return guess, np.round(_palette(len(self.label.names))).astype(np.uint8)
-
-
-def _palette(num_classes: int) -> np.ndarray:
-    """Distinct colours (num_classes, 3) in 0..255; steps of the golden ratio keep neighbours apart in hue."""
-    hues = (np.arange(num_classes) * 0.618034) % 1
-    return np.array([colorsys.hsv_to_rgb(hue, 0.8, 0.95) for hue in hues]) * 255
+        return guess, palette(len(self.label.names))

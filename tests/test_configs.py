@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -71,7 +72,18 @@ def test_a_sweep_of_lmbda_reaches_every_stage(name: str) -> None:
             assert 0.123 in schedule.values()
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if f.parts[0] != "experiment"], ids=str)
+@pytest.mark.parametrize("name", [p.stem for p in (CONFIGS / "evaluation").glob("*.yaml")])
+def test_evaluations_compose_and_bind(name: str) -> None:
+    config = compose("evaluate", overrides=[f"evaluation={name}"])
+    assert not binding_errors(config)
+    assert config.codecs
+
+
+WHOLE = ("experiment", "evaluation")
+"""Groups whose yamls are more than one component, and have tests of their own."""
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.parts[0] not in WHOLE], ids=str)
 def test_components_compose_and_bind(file: Path) -> None:
     """Each yaml of each group, put in its group's place of the quickstart."""
     group, name = (file.parts[0], file.stem) if len(file.parts) > 1 else (None, None)

@@ -14,6 +14,8 @@ from PIL import Image
 from datamodules.base import ImageDataModule, UnreadableSample
 from datamodules.celebamask_hq import CelebAMaskHQ
 from datamodules.class_folders import ClassFolders
+from datamodules.coco_detection import COCODetection
+from datamodules.columns import ClassColumn
 from datamodules.csv_labels import CSVLabels
 from datamodules.files import place_in_split, read_image
 from datamodules.image_folder import ImageFolder
@@ -21,6 +23,7 @@ from datamodules.samples import Label
 from datamodules.segmentation_folders import SegmentationFolders
 from datamodules.source import read_checked
 from datamodules.torchvision_set import TorchvisionSet
+from datamodules.voc_detection import VOCDetection
 
 NAMES = ("sky", "road", "tree")
 
@@ -333,9 +336,21 @@ def test_mixed_sizes_are_found_by_check_and_by_the_batch(tmp_path):
     }
 
 
-@pytest.mark.parametrize("kind", [ImageFolder, ClassFolders, SegmentationFolders])
+KINDS = {
+    ImageFolder: {},
+    ClassFolders: {},
+    SegmentationFolders: {"names": NAMES},
+    VOCDetection: {"names": NAMES},
+    COCODetection: {"splits": {"train": "train", "test": "val"}},
+    CSVLabels: {"columns": {"class": ClassColumn("class")}},
+    CelebAMaskHQ: {},
+}
+"""Data sets on disk, and the arguments that they need besides their root."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_missing_roots(tmp_path, kind):
-    options = {"batch_size": 1} | ({"names": NAMES} if kind is SegmentationFolders else {})
+    options = {"batch_size": 1} | KINDS[kind]
     with pytest.raises(ValueError, match=r"root is '.*nowhere', which does not exist: give the folder"):
         kind(tmp_path / "nowhere", **options)
     (tmp_path / "file").write_text("")
@@ -487,9 +502,7 @@ def test_what_is_left_out_is_told_once(tmp_path, capsys):
 # Configs
 
 
-@pytest.mark.parametrize(
-    "kind", [ImageFolder, ClassFolders, SegmentationFolders, CSVLabels, CelebAMaskHQ, TorchvisionSet]
-)
+@pytest.mark.parametrize("kind", [*KINDS, TorchvisionSet])
 def test_all_loading_options_of_the_base_are_there(kind):
     own = inspect.signature(kind).parameters
     for name, parameter in inspect.signature(ImageDataModule).parameters.items():
@@ -497,7 +510,9 @@ def test_all_loading_options_of_the_base_are_there(kind):
         assert own[name].kind == inspect.Parameter.KEYWORD_ONLY, name
 
 
-@pytest.mark.parametrize("name", ["image_folder", "class_folders", "camvid", "scenes6"])
+@pytest.mark.parametrize(
+    "name", ["image_folder", "class_folders", "camvid", "scenes6", "voc_detection", "bccd", "coco"]
+)
 def test_configs_build(tmp_path, name):
     write_classes(tmp_path, "train", {"ape": 1})
     write_classes(tmp_path, "val", {"ape": 1})

@@ -1,9 +1,11 @@
 """Encoder and decoder agree on every integer, whatever computes them; CompressAI's models code as CompressAI does."""
 
+import inspect
 from collections.abc import Callable
 
 import pytest
 import torch
+from compressai.registry import MODELS
 from torch import Tensor, nn
 
 from benchmarks.determinism import default_dtype
@@ -12,11 +14,12 @@ from models.codecs.base import Codec
 from models.codecs.compressai import CompressAICodec
 from models.codecs.hyperprior import MeanScaleHyperprior
 from models.entropy import exact
-from models.entropy.compressai_models import put, take
+from models.entropy.checkerboard import put, take
 from models.entropy.exact import Exact
 from models.entropy.serial_context import wavefronts
 from models.outputs import Bitstream
 from models.threads import threads
+from tests.conftest import SMALL_ARGUMENTS
 
 ARCHITECTURES = {
     "bmshj2018-factorized": {"N": 8, "M": 12},
@@ -275,9 +278,51 @@ def test_the_rule_of_rounding_is_part_of_the_model_s_id(pictures: Tensor) -> Non
         up.parse(nearest.serialise(nearest.compress(pictures[:1])[0]))
 
 
-def test_variable_rate_models_are_refused() -> None:
-    with pytest.raises(ValueError, match="variable-rate models are not supported"):
-        CompressAICodec("mbt2018-mean-vbr", {"N": 8, "M": 12})
+VARIABLE = ("bmshj2018-hyperprior-vbr", "mbt2018-mean-vbr", "mbt2018-vbr")
+
+
+@pytest.mark.parametrize("rate", [0.0, 2.5, 7.0])
+@pytest.mark.parametrize("architecture", VARIABLE)
+def test_variable_rate_decodes_what_compressai_computes(
+    architecture: str, rate: float, pictures: Tensor
+) -> None:
+    torch.manual_seed(0)
+    codec = lively(CompressAICodec(architecture, {"N": 8, "M": 12}))
+    low, gains = int(rate), codec.model.Gain
+    gain = gains[low] if rate == low else (gains[low] + gains[low + 1]) / 2
+    decoded = codec.decompress([codec.parse(codec.serialise(b)) for b in codec.compress(pictures, rate)])
+    assert decoded.latents["y_hat"].unique().numel() > 50
+    seen: dict[str, Tensor] = {}
+    hook = codec.model.g_s.register_forward_pre_hook(lambda module, inputs: seen.update(y_hat=inputs[0]))
+    height, width = decoded.latents["y_hat"].shape[-2:]
+    padded = nn.functional.pad(
+        pictures, (0, 16 * width - pictures.shape[-1], 0, 16 * height - pictures.shape[-2])
+    )
+    codec.model(padded, inputscale=gain)
+    hook.remove()
+    error = (decoded.latents["y_hat"] - seen["y_hat"]).abs()
+    # A symbol on the border between two values, of which float32 and float64 may take either.
+    assert (error > 1e-3).float().mean() < (0.02 if architecture == "mbt2018-vbr" else 0.002)
+
+
+def test_tables_that_depend_on_the_rate_are_refused() -> None:
+    with pytest.raises(ValueError, match="vr_entbttlnck=true is not supported"):
+        CompressAICodec("mbt2018-mean-vbr", {"N": 8, "M": 12, "vr_entbttlnck": True})
+
+
+@pytest.mark.parametrize("architecture", sorted(MODELS))
+def test_whatever_compressai_registers_works_by_name(architecture: str, pictures: Tensor) -> None:
+    """Newer versions register more; those that cannot be made small, or have no walk, are skipped and say why."""
+    takes = inspect.signature(MODELS[architecture]).parameters
+    arguments = {key: value for key, value in SMALL_ARGUMENTS.items() if key in takes}
+    try:
+        codec = CompressAICodec(architecture, arguments).eval()
+        bitstreams = codec.compress(pictures)
+    except (ValueError, RuntimeError, AssertionError) as error:
+        assert architecture not in ARCHITECTURES
+        pytest.skip(f"{architecture}: {' '.join(str(error).split())[:200]}")
+    decoded = codec.decompress([codec.parse(codec.serialise(b)) for b in bitstreams])
+    torch.testing.assert_close(decoded.x_hat, codec(pictures).x_hat.detach(), rtol=0, atol=0.003)
 
 
 @pytest.mark.parametrize(("height", "width", "reach"), [(1, 1, 2), (5, 7, 2), (7, 4, 1), (3, 12, 2)])

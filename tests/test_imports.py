@@ -23,6 +23,8 @@ ALLOWED = {
         "onnxscript",
         "onnxruntime",
         "onnx",
+        "onnx2torch",
+        "google",  # protobuf, whose errors onnx raises
         "numba",
         "scipy",
         "huggingface_hub",

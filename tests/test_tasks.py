@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from datamodules.samples import IGNORE, MISSING, Label
@@ -25,6 +26,7 @@ from tasks.cross_entropy import cross_entropy_sum
 from tasks.distillation import Distillation
 from tasks.segmentation import Segmentation
 from tests.conftest import TASKS, component
+from tests.published import NUM_CLASSES, without_downloads
 
 SIZE = (70, 90)
 STRIDE = 16
@@ -45,6 +47,7 @@ LABELS = {
     "attributes": Label("attributes", ("smiling", "glasses", "hat")),
     "landmarks": Label("landmarks", ("left eye", "right eye", "nose")),
     "boxes": Label("boxes", ("face", "hand")),
+    "things": Label("boxes", tuple(f"thing {i}" for i in range(NUM_CLASSES))),
 }
 
 
@@ -57,7 +60,10 @@ def random_output(batch: int) -> CodecOutput:
         "basic": torch.randn(batch, 3, 8),
         "middle": torch.randn(batch, 4, 8),
     }
-    return CodecOutput(size=SIZE, x_hat=torch.rand(batch, 3, *SIZE), latents=latents)
+    x_hat = torch.rand(batch, 3, *SIZE)
+    for tensor in (x_hat, *latents.values()):
+        tensor.requires_grad_()  # as a codec that learns gives them
+    return CodecOutput(size=SIZE, x_hat=x_hat, latents=latents)
 
 
 def random_target(label: Label, batch: int) -> Tensor | list[Tensor]:
@@ -101,10 +107,28 @@ def without_labels(task: Task, batch: dict[str, Any], start: int = 0) -> dict[st
     return found
 
 
+OTHERS = {
+    "classification_frozen_pixels": {"head.network.network.backbone_args": {"num_classes": 12}},
+    "fastestdet_pixels": {"target": "things"},
+}
+"""Of tasks whose networks come from elsewhere, what fits them to the made-up data set."""
+
+
 def build(name: str) -> Task:
-    """configs/task/<name>.yaml on a made-up codec and data set."""
+    """configs/task/<name>.yaml on a made-up codec and data set; published networks have random weights."""
     torch.manual_seed(0)
-    return instantiate(component("task", name))(READABLE, LABELS)
+    node = component("task", name)
+    for path, value in {**without_downloads(node), **OTHERS.get(name, {})}.items():
+        OmegaConf.update(node, path, value, force_add=True)
+    return instantiate(node)(READABLE, LABELS)
+
+
+def learning(name: str) -> Task:
+    """The task, where something can be learned from it: a frozen detector judges alone."""
+    task = build(name)
+    if hasattr(task.head, "detect") and not hasattr(task.head, "loss"):
+        pytest.skip("its head has no loss")
+    return task
 
 
 def first_half(output: CodecOutput, batch: int) -> CodecOutput:
@@ -120,8 +144,8 @@ every_task = pytest.mark.parametrize("name", TASKS)
 
 @every_task
 def test_loss_reaches_every_parameter(name):
-    task = build(name)
-    result = task(random_output(4), random_batch(task, 4))
+    task, output = learning(name), random_output(4)
+    result = task(output, random_batch(task, 4))
     assert len(task.decide(result.preds, SIZE)) == 4
     assert result.loss_sum.shape == result.count.shape == ()
     assert result.loss_sum.dtype == torch.float32
@@ -132,11 +156,16 @@ def test_loss_reaches_every_parameter(name):
     for path, parameter in task.named_parameters():
         assert parameter.grad is not None, path
         assert torch.isfinite(parameter.grad).all(), path
+    read = output.read(task.reads[0]).grad
+    assert read.isfinite().all()
+    assert read.any(), "a codec learns nothing from it"
 
 
 @every_task
 def test_loss_falls_on_one_batch(name):
-    task = build(name)
+    task = learning(name)
+    if not list(task.parameters()):
+        pytest.skip("all of its networks are frozen")
     output, batch = random_output(2), random_batch(task, 2)
     optimiser = torch.optim.Adam(task.parameters(), lr=1e-3)
     losses = []
@@ -152,7 +181,7 @@ def test_loss_falls_on_one_batch(name):
 
 @every_task
 def test_missing_labels_do_not_count(name):
-    task = build(name).eval()  # batch statistics must not mix the halves
+    task = learning(name).eval()  # batch statistics must not mix the halves
     output, batch = random_output(4), random_batch(task, 4)
     half = task(first_half(output, 4), {key: value[:2] for key, value in batch.items()})
     partly = task(output, without_labels(task, batch, 2))
@@ -162,7 +191,7 @@ def test_missing_labels_do_not_count(name):
 
 @every_task
 def test_without_any_label_the_loss_is_zero_and_keeps_the_graph(name):
-    task = build(name)
+    task = learning(name)
     result = task(random_output(2), without_labels(task, random_batch(task, 2)))
     assert result.loss_sum.item() == 0
     assert result.count.item() == 0
@@ -217,7 +246,7 @@ def test_a_description_is_plain_json(name):
 
 @every_task
 def test_criterion_is_computed_in_float32_under_autocast(name):
-    task = build(name).eval()
+    task = learning(name).eval()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = task(random_output(2), random_batch(task, 2))
     assert result.loss_sum.dtype == torch.float32
@@ -233,7 +262,11 @@ def test_predictions_need_no_labels_and_survive_saving(name):
         torch.testing.assert_close(task.predict(output), other.predict(output))
 
 
-@every_task
+WAITING = {"detection_faster_rcnn_pixels", "detection_retinanet_pixels"}
+"""torchvision's matching and suppression: how much comes out of them depends on values."""
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in WAITING])
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_nothing_waits_for_the_gpu(name):
@@ -565,7 +598,7 @@ def test_landmarks_are_measured_in_the_image_s_own_scale(scale: tuple[str, str] 
 
 def test_points_lie_where_their_heat_is() -> None:
     head = HeatmapPoints([READABLE["pixels"]], 1, features=partial(TimmFeatures, backbone="resnet10t"))
-    stride = head.strides[0]
+    stride = head.stride
     heat = torch.full((1, 1, *(-(-side // stride) for side in SIZE)), -1e4)
     heat[0, 0, 3, 5] = heat[0, 0, 3, 6] = 0.0
     head.heat = Given(heat)

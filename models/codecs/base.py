@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,9 +35,11 @@ class Codec(Subject):
         learned: it has weights, and is of no use before they are trained.
         exact: bits of ``forward`` are the file's own, no estimate.
         uncompressed: it sends the picture as it is: what others are measured against.
+        variants, active: names of what it can be switched to (sets of adapters), and of the one in use, or ``None``.
         encoder, decoder: names of the submodules that may be fine-tuned alone: a new ``encoder`` writes streams that
             old decoders read; a new ``decoder`` reads streams that old encoders wrote.
         entropy: names of the submodules that decoding the symbols depends on; ``None`` for all but those two.
+        refinement: how its encoder is refined (models/codecs/refined.py), ``None`` where it cannot be.
     """
 
     codes = True
@@ -48,8 +50,11 @@ class Codec(Subject):
     learned: bool = True
     exact: bool = False
     uncompressed: bool = False
+    variants: tuple[str, ...] = ()
+    active: str | None = None
     encoder: tuple[str, ...] = ()
     entropy: tuple[str, ...] | None = None
+    refinement: Callable[..., "Codec"] | None = None
 
     _model_id: bytes | None = None
     _accelerated: tuple = ()
@@ -137,8 +142,7 @@ class Codec(Subject):
         """
         first = bitstreams[0]
         if any(
-            (b.size, b.rate, list(b.strings)) != (first.size, first.rate, list(first.strings))
-            for b in bitstreams
+            (b.size, b.rate, [*b.strings]) != (first.size, first.rate, [*first.strings]) for b in bitstreams
         ):
             raise ValueError(
                 "bitstreams of one call must share size, rate and layers: decode them one by one"
@@ -230,11 +234,8 @@ class Codec(Subject):
 
         Reference: CompressAI's ``aux_loss``; Ballé et al., ICLR 2018, appendix 6.1.
         """
-        losses = [
-            m.loss()
-            for _, m in tables.entropy_models(self)
-            if hasattr(m, "quantiles") and m.quantiles.requires_grad
-        ]
+        models = [m for _, m in tables.entropy_models(self) if hasattr(m, "quantiles")]
+        losses = [m.loss() for m in models if m.quantiles.requires_grad]
         return torch.stack(losses).sum() if losses else torch.zeros(())
 
     def accelerate(self, *, bf16: bool = False) -> "Codec":

@@ -1,26 +1,24 @@
 """CompressAI's image models behind Codec, all through one wrapper."""
 
 import os
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import compressai.models  # noqa: F401  fills the registry
 import torch
-from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
+from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from compressai.layers import GDN as TheirGDN
 from compressai.models.vbr import ScaleHyperpriorVbr
 from compressai.registry import MODELS
 from torch import Tensor, nn
 
 from models.codecs.base import Codec
+from models.codecs.compressai_forward import ONE_AT_A_TIME, at_gain, hooked, keyed
 from models.codecs.compressai_weights import FILE, load_compressai, state_for_compressai
 from models.entropy import tables
 from models.entropy.code_length import code_length
 from models.entropy.compressai_models import Walk
 from models.entropy.noise import uniform_noise
-from models.entropy.rounding import round_ste
 from models.entropy.scale_index import Rounding
 from models.entropy.scale_table import compressai_table, fine_table
 from models.entropy.stream import Reader, Writer
@@ -46,8 +44,7 @@ class CompressAICodec(Codec):
             to one of CompressAI's 64 levels, which gives CompressAI's own rates.
 
     Raises:
-        ValueError: unknown architecture or arguments, a model without g_a and g_s or of variable rate, or weights that
-            do not fit.
+        ValueError: unknown architecture or arguments, a model without g_a and g_s, or weights that do not fit.
 
     Note:
         Models with a serial context (``mbt2018``, ``cheng2020-anchor``, ``cheng2020-attn``) estimate from another y_hat
@@ -80,10 +77,7 @@ class CompressAICodec(Codec):
         if not isinstance(getattr(self.model, "g_a", None), nn.Module):
             raise ValueError(f"architecture={architecture!r} has no g_a and g_s: it is not an image model")
         if isinstance(self.model, ScaleHyperpriorVbr):
-            raise ValueError(
-                f"architecture={architecture!r}: CompressAI's variable-rate models are not supported; "
-                "use one model for each rate"
-            )
+            self._vary_rate()
         for layer in self.model.modules():
             if type(layer) is TheirGDN:
                 layer.__class__ = GDN  # the same state and arithmetic, and models/transforms/fast.py knows it
@@ -106,6 +100,24 @@ class CompressAICodec(Codec):
         """The wrapped model's own checkpoint."""
         return {FILE: state_for_compressai(self.model)}
 
+    def _vary_rate(self) -> None:
+        """The model's levels, 0, 1, ..., and whatever lies between two of them, are rates."""
+        if self.model.vr_entbttlnck:
+            raise ValueError("vr_entbttlnck=true is not supported: tables of z would depend on the rate")
+        # No gradient reaches the gains in CompressAI's models: as a buffer, they are no weights that should have one.
+        gains = self.model.Gain.detach()
+        del self.model.Gain
+        self.model.register_buffer("Gain", gains)
+        self.rates, self.continuous = tuple(float(level) for level in range(len(gains))), True
+
+    def _gain(self, rate: float | None) -> dict[str, float]:
+        """What a model of variable rate is told: the gain at a level, or between two, in float64."""
+        if rate is None:
+            return {}
+        low = min(int(rate), len(self.rates) - 2)
+        first, second = self.model.Gain[low : low + 2].abs().double().tolist()
+        return {"gain": first + (rate - low) * (second - first)}
+
     @torch.no_grad()
     def _measure(self) -> tuple[int, int]:
         y = self.model.g_a(torch.zeros(1, 3, 64, 64))
@@ -115,6 +127,7 @@ class CompressAICodec(Codec):
         if keys is None and not self.walk.estimates(self.model):
             return self._coded(x, rate)
         captured: dict[str, Tensor] = {}
+        gain = self._gain(rate).get("gain", 1.0)
 
         def see_y(module: nn.Module, inputs: tuple[Tensor], y: Tensor) -> None:
             captured["y"] = y
@@ -122,15 +135,17 @@ class CompressAICodec(Codec):
         def see_y_hat(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
             captured["y_hat"] = inputs[0]
             if keys is not None and self.quantise == "noise":
-                return (captured["y"] + uniform_noise(keys, captured["y"].shape, salt=self._salt_of_y()),)
+                noise = uniform_noise(keys, captured["y"].shape, salt=self._salt_of_y())
+                return (captured["y"] + noise / gain,)
             return None
 
         with (
             ONE_AT_A_TIME,
-            _hooks(self.model.g_a.register_forward_hook(see_y)),
-            _keyed(self.model, keys),
+            hooked(self.model.g_a.register_forward_hook(see_y)),
+            keyed(self.model, keys),
+            at_gain(self.model, None if rate is None else x.new_tensor(gain)),
             # First of all: before an accelerated g_s rounds its input.
-            _hooks(self.model.g_s.register_forward_pre_hook(see_y_hat, prepend=True)),
+            hooked(self.model.g_s.register_forward_pre_hook(see_y_hat, prepend=True)),
         ):
             result = self.model(x)
         likelihoods = result["likelihoods"]
@@ -164,7 +179,7 @@ class CompressAICodec(Codec):
         y = self.model.g_a(x).float()
         stream = Writer(len(x))
         with torch.autocast(x.device.type, enabled=False):
-            self.walk.code(self.model, stream, y, tuple(y.shape[-2:]))
+            self.walk.code(self.model, stream, y, tuple(y.shape[-2:]), **self._gain(rate))
         return [{"base": string} for string in stream.finish()]
 
     def _decode(
@@ -177,7 +192,8 @@ class CompressAICodec(Codec):
         stride = self.latents["y_hat"].stride
         stream = Reader([s["base"] for s in strings])
         with torch.autocast(next(self.parameters()).device.type, enabled=False):
-            y_hat = self.walk.code(self.model, stream, None, (size[0] // stride, size[1] // stride))
+            shape = size[0] // stride, size[1] // stride
+            y_hat = self.walk.code(self.model, stream, None, shape, **self._gain(rate))
         stream.finish()
         return CodecOutput(
             size, x_hat=self.model.g_s(y_hat) if "pixels" in want else None, latents={"y_hat": y_hat}
@@ -214,81 +230,3 @@ def _refine(model: GaussianConditional) -> None:
     if not table.numel() or (table.shape == coarse.shape and torch.allclose(table.cpu().float(), coarse)):
         model.scale_table = torch.tensor(fine_table(), dtype=torch.float32, device=table.device)
         tables.clear(model)
-
-
-ONE_AT_A_TIME = threading.Lock()
-"""Estimates change their model while they run, and threads share it (evaluation codes several images at once)."""
-
-
-@contextmanager
-def _hooks(*handles: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _keyed(model: nn.Module, keys: Tensor | None) -> Iterator[None]:
-    """Give every entropy model inside our quantisation while the block runs."""
-    with ExitStack() as stack:
-        for salt, (_, entropy_model) in enumerate(tables.entropy_models(model), start=1):
-            entropy_model.inside = False  # its own forward, which asks for the noise of its estimate
-            entropy_model.forward = _forward_of(entropy_model, keys is not None)
-            entropy_model.quantize = _quantise_of(entropy_model, keys, salt)
-            stack.callback(_restore, entropy_model)
-        yield
-
-
-def _restore(model: EntropyModel) -> None:
-    del model.forward, model.quantize, model.inside
-
-
-def _forward_of(model: EntropyModel, training: bool) -> Callable[..., tuple[Tensor, Tensor]]:
-    original = type(model).forward
-
-    def forward(y: Tensor, *parameters: Tensor | None, **named: Tensor | None) -> tuple[Tensor, Tensor]:
-        with torch.autocast(y.device.type, enabled=False):
-            y, parameters = y.float(), tuple(p if p is None else p.float() for p in parameters)
-            named = {key: value.float() for key, value in named.items() if value is not None}
-            model.inside = True
-            y_hat, likelihood = original(model, y, *parameters, **named, training=training)
-            model.inside = False
-            if training:
-                mean = (
-                    _median(model, y)
-                    if isinstance(model, EntropyBottleneck)
-                    else named.get("means", _mean(parameters))
-                )
-                y_hat = round_ste(y - mean) + mean
-            return y_hat, likelihood
-
-    return forward
-
-
-def _quantise_of(model: EntropyModel, keys: Tensor | None, salt: int) -> Callable[..., Tensor]:
-    original = type(model).quantize
-
-    def quantise(y: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
-        if mode != "noise":
-            return original(model, y, mode, means)
-        if not model.inside:
-            # What a serial context sees, and g_s.
-            return round_ste(y)
-        if not isinstance(model, EntropyBottleneck):
-            return y + uniform_noise(keys, y.shape, salt=salt)
-        # An EntropyBottleneck quantises (C, 1, B*h*w).
-        channels, batch = len(y), len(keys)
-        noise = uniform_noise(keys, (batch, channels, y.numel() // (channels * batch)), salt=salt)
-        return y + noise.transpose(0, 1).reshape(y.shape)
-
-    return quantise
-
-
-def _median(model: EntropyBottleneck, y: Tensor) -> Tensor:
-    return model.quantiles[:, 0, 1].detach().reshape(1, -1, *[1] * (y.dim() - 2))
-
-
-def _mean(parameters: tuple[Tensor | None, ...]) -> Tensor | float:
-    return parameters[1] if len(parameters) > 1 and parameters[1] is not None else 0.0

@@ -40,7 +40,6 @@ class TransformCodec(Codec):
         gains: called as ``gains(latent_channels)``, makes its ``Gains``: a codec of any rate from 0 to 1.
     """
 
-    continuous = True
     encoder = ("g_a", "gains.up")
     decoder = ("g_s",)
 
@@ -64,6 +63,7 @@ class TransformCodec(Codec):
         self.latents = {"y_hat": LatentSpec("map", latent_channels, "base", stride=latent_stride)}
         self.gains = None if gains is None else gains(latent_channels)
         self.rates = () if self.gains is None else self.gains.rates
+        self.continuous = self.gains is not None
 
     @property
     def receptive_field(self) -> int | None:

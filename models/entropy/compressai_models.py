@@ -6,7 +6,7 @@ that is no subclass of these needs a function of its own.
 """
 
 import math
-from functools import singledispatchmethod
+from functools import partial, singledispatchmethod
 
 import torch
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
@@ -24,12 +24,18 @@ from compressai.models import (
     ScaleHyperprior,
     SimpleVAECompressionModel,
 )
+from compressai.models.vbr import (
+    JointAutoregressiveHierarchicalPriorsVbr,
+    MeanScaleHyperpriorVbr,
+    ScaleHyperpriorVbr,
+)
 from torch import Tensor, nn
 
+from models.entropy.checkerboard import context_at, put, take
 from models.entropy.coder import TableCache
 from models.entropy.exact import Exact
 from models.entropy.factorized import channel_rows
-from models.entropy.grid import round_inputs
+from models.entropy.quantisation_step import Gaussian, code_with_gain
 from models.entropy.scale_index import Rounding, ScaleIndex
 from models.entropy.serial_context import code_serially
 from models.entropy.stream import Stream
@@ -93,10 +99,58 @@ class Walk:
             self._side(model.h_a, model.entropy_bottleneck, model.h_s, stream, z, shape),
             context=model.context_prediction,
             parameters=model.entropy_parameters,
-            gaussian=model.gaussian_conditional,
+            gaussian=partial(self.gaussian, model.gaussian_conditional),
             exact=self.exact,
-            scale_index=self.scale_index,
-            tables=self.tables,
+        )
+
+    # Of variable rate: of one of their levels or a gain between them.
+
+    @code.register
+    def _(
+        self, model: ScaleHyperpriorVbr, stream: Stream, y: Tensor | None, shape: Shape, gain: float
+    ) -> Tensor:
+        z = None if y is None else model.h_a(y.abs())
+        scale = self._side(model.h_a, model.entropy_bottleneck, model.h_s, stream, z, shape)
+        return self._with_gain(model, gain)(stream, y, scale, torch.zeros_like(scale))
+
+    @code.register
+    def _(
+        self, model: MeanScaleHyperpriorVbr, stream: Stream, y: Tensor | None, shape: Shape, gain: float
+    ) -> Tensor:
+        z = None if y is None else model.h_a(y)
+        side = self._side(model.h_a, model.entropy_bottleneck, model.h_s, stream, z, shape)
+        return self._with_gain(model, gain)(stream, y, *side.chunk(2, 1))
+
+    @code.register
+    def _(
+        self,
+        model: JointAutoregressiveHierarchicalPriorsVbr,
+        stream: Stream,
+        y: Tensor | None,
+        shape: Shape,
+        gain: float,
+    ) -> Tensor:
+        z = None if y is None else model.h_a(y)
+        side = self._side(model.h_a, model.entropy_bottleneck, model.h_s, stream, z, shape)
+        return code_serially(
+            stream,
+            y,
+            side,
+            context=model.context_prediction,
+            parameters=model.entropy_parameters,
+            gaussian=self._with_gain(model, gain),
+            exact=self.exact,
+            shift=self.exact(model.scale_to_context, side.new_tensor([gain])) if model.scl2ctx else None,
+        )
+
+    def _with_gain(self, model: ScaleHyperpriorVbr, gain: float) -> Gaussian:
+        return partial(
+            code_with_gain,
+            gain=gain,
+            gaussian=partial(self.gaussian, model.gaussian_conditional),
+            offsets=None if model.no_quantoffset else model.QuantABCD,
+            least=float(model.gaussian_conditional.lower_bound_scale.bound),
+            exact=self.exact,
         )
 
     @code.register
@@ -187,7 +241,7 @@ class Walk:
         for parity in (first, 1 - first):
             # The anchors see nothing; the others see the anchors around them, and those alone.
             if parity != first:
-                context = _context_at(layer, y_hat, parity)
+                context = context_at(layer, y_hat, parity)
             parameters = self.exact(part.entropy_parameters, part.merge(context, take(given, parity)))
             part_of_y = None if y is None else take(y, parity)
             put(y_hat, self._part(part.latent_codec["y"], stream, part_of_y, half, parameters), parity)
@@ -216,39 +270,6 @@ class Walk:
     def gaussian(
         self, model: GaussianConditional, stream: Stream, y: Tensor | None, scale: Tensor, mean: Tensor
     ) -> Tensor:
-        """Code y under Gaussians of these scales and means, float64, the shape of y."""
+        """Code y under Gaussians of these scales and means, float64, its shape; y_hat, float32."""
         rows = self.scale_index(scale, model.scale_table)
         return stream.code(y, mean.float(), rows, self.tables(model))
-
-
-def take(x: Tensor, parity: int) -> Tensor:
-    """The positions (i, j) of a checkerboard with (i + j) % 2 = parity: (B, C, h, w) -> (B, C, h, w / 2)."""
-    half = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
-    half[..., 0::2, :], half[..., 1::2, :] = x[..., 0::2, parity::2], x[..., 1::2, 1 - parity :: 2]
-    return half
-
-
-def put(x: Tensor, half: Tensor, parity: int) -> None:
-    """Undo ``take``, in place."""
-    x[..., 0::2, parity::2], x[..., 1::2, 1 - parity :: 2] = half[..., 0::2, :], half[..., 1::2, :]
-
-
-def _context_at(layer: nn.Conv2d, y_hat: Tensor, parity: int) -> Tensor:
-    """A checkerboard convolution at the positions of one parity, by its unmasked taps: a quarter of the work.
-
-    Args:
-        layer: exact copy of the masked convolution.
-        y_hat: anchors decoded so far, (B, C, h, w).
-        parity: of the positions that are asked for.
-
-    Returns:
-        float64 (B, C', h, w / 2).
-    """
-    reach = layer.kernel_size[0] // 2
-    height, width = y_hat.shape[-2:]
-    padded = nn.functional.pad(round_inputs(y_hat.double()), (reach,) * 4)
-    taps = layer.mask[0, 0].nonzero().tolist()
-    around = [take(padded[..., i : i + height, j : j + width], parity) for i, j in taps]
-    weight = torch.stack([layer.weight[:, :, i, j] for i, j in taps], 1).flatten(1)
-    context = weight @ torch.stack(around, 1).flatten(1, 2).flatten(2) + layer.bias[:, None]
-    return context.unflatten(2, (height, width // 2))

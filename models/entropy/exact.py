@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from models.attached import with_attached
 from models.entropy.exact_attention import Product, layer_norm, softmax
 from models.entropy.grid import FRACTION_BITS, RANGE_BITS, SUM_BITS, round_inputs
 
@@ -54,15 +55,20 @@ class Exact:
         Raises:
             ValueError: NaN or infinite weights.
         """
-        tensors = [*module.parameters(), *module.buffers()]
+        tensors = [
+            tensor
+            for part in with_attached(module)
+            for tensor in (*part.parameters(False), *part.buffers(False))
+        ]
         state = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
         known = self._copies.get(module)
         if known is None or known[0] != state:
             with torch.no_grad():
-                exact = copy.deepcopy(module).double().eval().requires_grad_(False)
-                if not all(parameter.isfinite().all() for parameter in exact.parameters()):
-                    raise ValueError(BROKEN)
-                for layer in exact.modules():
+                exact = copy.deepcopy(module)
+                for layer in list(with_attached(exact)):
+                    layer.double().eval().requires_grad_(False)
+                    if not all(parameter.isfinite().all() for parameter in layer.parameters(False)):
+                        raise ValueError(BROKEN)
                     make_exact(layer)
             known = self._copies[module] = state, exact
         return known[1]

@@ -10,11 +10,9 @@ Differs from CompressAI: its streams hold the positions in raster order.
 import torch
 from torch import Tensor, nn
 
-from models.entropy.coder import TableCache
-from models.entropy.density import GaussianDensity
 from models.entropy.exact import Exact
 from models.entropy.grid import round_inputs
-from models.entropy.scale_index import ScaleIndex
+from models.entropy.quantisation_step import Gaussian
 from models.entropy.stream import Stream
 
 # B batch, M latent channels, h and w sides of y, P positions of a wavefront, T taps of the masked kernel
@@ -42,10 +40,9 @@ def code_serially(
     *,
     context: nn.Conv2d,
     parameters: nn.Module,
-    gaussian: GaussianDensity,
+    gaussian: Gaussian,
     exact: Exact,
-    scale_index: ScaleIndex,
-    tables: TableCache,
+    shift: Tensor | None = None,
 ) -> Tensor:
     """Write or read y under a serial context.
 
@@ -55,10 +52,9 @@ def code_serially(
         side: what the hyper-latent tells about each position, float64 (B, S, h, w).
         context: masked convolution M -> C channels, with its ``mask``.
         parameters: pointwise network, (B, S + C, ...) -> (B, 2 M, ...): scales, then means.
-        gaussian: holds scale table and CDF tables.
+        gaussian: codes the positions of a step under their scales and means, float64 (B, P, M).
         exact: runs the networks.
-        scale_index: rounds scales to the table.
-        tables: flattens the CDF tables.
+        shift: added to the context everywhere, float64 (C,).
 
     Returns:
         y_hat, float32 (B, M, h, w).
@@ -73,16 +69,15 @@ def code_serially(
     # What is decoded so far, as an exact layer sees it; zeros beyond the picture and for what is to come.
     seen = side.new_zeros(count, height + 2 * reach, width + 2 * reach, channels)
     y_hat = torch.empty(count, height, width, channels, dtype=torch.float32, device=side.device)
-    flat_tables = tables(gaussian)
+    bias = layer.bias if shift is None else layer.bias + shift
     for rows, columns in wavefronts(height, width, reach):
         rows, columns = rows.to(side.device), columns.to(side.device)
         around = seen[:, rows[:, None] + taps[:, 0], columns[:, None] + taps[:, 1]]  # (B, P, T, M)
-        told = around.flatten(2) @ weight.T + layer.bias  # (B, P, C)
+        told = around.flatten(2) @ weight.T + bias  # (B, P, C)
         joined = torch.cat([side_last[:, rows, columns], told], 2).flatten(0, 1)
         scale, mean = network(joined.T[None, :, :, None])[0, :, :, 0].T.unflatten(0, (count, -1)).chunk(2, 2)
-        index = scale_index(scale, gaussian.scale_table)
         part = None if y_last is None else y_last[:, rows, columns]
-        decoded = stream.code(part, mean.float(), index, flat_tables)
+        decoded = gaussian(stream, part, scale, mean)
         y_hat[:, rows, columns] = decoded
         seen[:, rows + reach, columns + reach] = round_inputs(decoded.double())
     return y_hat.permute(0, 3, 1, 2).contiguous()

@@ -1,20 +1,20 @@
 """Any timm network, with weights from nowhere, a local file or the hub, and errors that say what to do."""
 
 import difflib
+import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import timm
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from models.git_lfs import refuse_pointer
 from models.heads.norms import batch_norm_to_group_norm
+from models.heads.published import NORMALISATION, PACKAGE, find_weights, read_weights
 
 PROBE_SECONDS = 3.0
 
@@ -32,7 +32,9 @@ def create_backbone(
     Args:
         backbone: timm's name, ``resnet18`` or with a weight tag, ``resnet18.a1_in1k``.
         pretrained: load timm's published weights, from the local cache or the network.
-        weights: load this timm checkpoint (``.pth`` or ``.safetensors``) instead; needs no network.
+        weights: load this timm checkpoint (``.pth`` or ``.safetensors``) instead, or ``package:NAME``: the one that an
+            installed package holds (models/heads/published.py); needs no network. Of the network's ``pretrained_cfg``,
+            ``mean`` and ``std`` are then those that the package's weights were trained with.
         norm: ``"own"`` keeps the network's normalisation, ``"group"`` replaces batch norm by group norm, so
             that batch size and ranks do not change results; not for pretrained weights, whose statistics
             it would lose.
@@ -42,6 +44,7 @@ def create_backbone(
         ValueError: timm has no such network, ``norm`` is unknown or cannot go with weights, or ``weights``
             does not hold this network's weights, or is a file that git-LFS has not fetched.
         FileNotFoundError: there is no file ``weights``.
+        ImportError: the package of ``weights`` is not installed.
         RuntimeError: published weights are neither in the cache nor downloadable.
     """
     # Names with a colon (local-dir:, hf-hub:) are not in timm's list.
@@ -57,17 +60,20 @@ def create_backbone(
     arguments = dict(arguments or {})
 
     if weights is not None:
-        path = Path(weights)
-        if not path.is_file():
-            raise FileNotFoundError(f"no file {path} with the weights of {backbone}")
-        refuse_pointer(path)
-        overlay = {"file": str(path)}
+        path = find_weights(weights, backbone)
+        state = read_weights(path, backbone)
+        stored = {_fingerprint(t) for t in state.values() if isinstance(t, Tensor)}
+        overlay = {"state_dict": state, **NORMALISATION.get(str(weights).removeprefix(PACKAGE), {})}
         try:
-            net = timm.create_model(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
+            with _quiet_loading():
+                net = timm.create_model(
+                    backbone, pretrained=True, pretrained_cfg_overlay=overlay, **arguments
+                )
         except (KeyError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())[:160]
             raise ValueError(f"{path} does not hold the weights of {backbone!r}: {reason}") from error
-        _check_loaded(net, path, backbone)
+        net.pretrained_cfg.pop("state_dict", None)  # or every copy of the network would copy it
+        _check_loaded(net, stored, path, backbone)
         return net
     if pretrained:
         try:
@@ -102,15 +108,27 @@ def _hub_that_fails_fast() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _check_loaded(net: nn.Module, path: Path, backbone: str) -> None:
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Without timm's list of all weights that a network without its last layers has no place for."""
+    logger = logging.getLogger("timm.models._builder")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _fingerprint(tensor: Tensor) -> tuple[tuple[int, ...], float]:
+    return tuple(tensor.shape), tensor.detach().double().sum().item()
+
+
+def _check_loaded(
+    net: nn.Module, stored: Collection[tuple[tuple[int, ...], float]], path: Path, backbone: str
+) -> None:
     """Refuse another network's checkpoint: timm loads backbones non-strictly, so a wrong file would pass."""
-
-    def fingerprint(tensor: Tensor) -> tuple[tuple[int, ...], float]:
-        return tuple(tensor.shape), tensor.detach().double().sum().item()
-
-    stored = {fingerprint(t) for t in load_state_dict(str(path)).values() if isinstance(t, Tensor)}
     matrices = [p for p in net.parameters() if p.ndim > 1]
-    found = sum(fingerprint(p) in stored for p in matrices)
+    found = sum(_fingerprint(p) in stored for p in matrices)
     if found < len(matrices) / 2:
         raise ValueError(
             f"{path} does not hold the weights of {backbone!r}: {found} of its {len(matrices)} are there"

@@ -24,7 +24,7 @@ class TimmClassifier(nn.Module):
         num_outputs: number of classes.
         backbone: timm's name.
         pretrained: load timm's published weights, from the local cache or the network.
-        weights: load this timm checkpoint instead; needs no network.
+        weights: load this timm checkpoint, or that of an installed ``package:NAME``, instead; needs no network.
         input_size: resize pictures to this side before the network (bilinear, antialiased). The default
             leaves them alone, unless the network takes one size only, as most transformers: then that size.
         norm: ``"own"``, or ``"group"`` to replace batch norm by group norm.
@@ -71,7 +71,9 @@ class TimmClassifier(nn.Module):
     def forward(self, x: Tensor, *, size: tuple[int, int]) -> Tensor:
         """Class logits (B, num_outputs) of pictures (B, 3, H, W) in [0, 1]; ``size`` is not needed."""
         if self.input_size is not None:
-            x = F.interpolate(x, self.input_size, mode="bilinear", align_corners=False, antialias=True)
+            x = F.interpolate(
+                x.float(), self.input_size, mode="bilinear", align_corners=False, antialias=True
+            )
         return self.net(self.normalise(x))
 
 

@@ -36,7 +36,7 @@ class TimmFeatures(nn.Module):
         spec: what is read; a map.
         backbone: timm's name of a network that has ``features_only``.
         pretrained: load timm's published weights, from the local cache or the network.
-        weights: load this timm checkpoint instead; needs no network.
+        weights: load this timm checkpoint, or that of an installed ``package:NAME``, instead; needs no network.
         entry_stride: stride at which a latent enters, if finer than its own: pixel shuffle leads there. More
             of the backbone is kept, and details that a coarse latent holds in its channels get their place.
         max_stride: drop levels coarser than this.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.heads.norms import group_norm
+from models.heads.pyramid import Laterals
 from models.outputs import LatentSpec
 
 
@@ -80,8 +81,8 @@ class HeatmapPoints(nn.Module):
         if len(specs) != 1:
             raise ValueError(f"HeatmapPoints reads one map, not {len(specs)}")
         self.features = features(specs[0])
-        self.strides = self.features.strides
-        self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in self.features.channels)
+        self.stride = self.features.strides[0]
+        self.lateral = Laterals(self.features.channels, self.features.strides, width, mode="nearest")
         self.heat = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, bias=False),
             group_norm(width),
@@ -91,12 +92,7 @@ class HeatmapPoints(nn.Module):
 
     def forward(self, x: Tensor, *, size: tuple[int, int]) -> Tensor:
         """Pixels (B, num_outputs, 2) of a map (B, M, h, w) that covers an image of ``size`` (H, W)."""
-        maps = [lateral(level) for lateral, level in zip(self.lateral, self.features(x), strict=True)]
-        merged = maps[-1]
-        for i in range(len(maps) - 2, -1, -1):
-            factor = self.strides[i + 1] // self.strides[i]
-            merged = nn.functional.interpolate(merged, scale_factor=factor) + maps[i]
-        stride = self.strides[0]
+        merged, stride = self.lateral(self.features(x))[0], self.stride
         height, width = ((side + stride - 1) // stride for side in size)
         heat = self.heat(merged)[..., :height, :width].float()
         shares = heat.flatten(2).softmax(2).unflatten(2, heat.shape[2:])

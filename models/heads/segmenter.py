@@ -10,10 +10,9 @@ Differs from the paper: group norm, and one prediction, from the finest map.
 
 from collections.abc import Callable, Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.heads.norms import group_norm
+from models.heads.pyramid import Laterals, conv_block, enlarge
 from models.outputs import LatentSpec
 
 
@@ -59,39 +58,25 @@ class FeatureSegmenter(nn.Module):
         levels = list(zip(self.features.strides, self.features.channels, strict=True))
         # The coarsest map always counts: a backbone may end finer than `output_stride`.
         used = [level for level in levels if level[0] >= output_stride] or levels[-1:]
-        self.strides = [stride for stride, _ in used]
-        self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for _, channels in used)
-        self.merge = _conv_block(width, width)
+        strides = [stride for stride, _ in used]
+        self.lateral = Laterals([channels for _, channels in used], strides, width)
+        self.merge = conv_block(width, width)
         self.upsample = nn.Sequential()
-        stride = self.strides[0]
+        stride = strides[0]
         while stride > output_stride:
             self.upsample.append(
-                nn.Sequential(nn.Conv2d(width, 4 * width, 1), nn.PixelShuffle(2), _conv_block(width, width))
+                nn.Sequential(nn.Conv2d(width, 4 * width, 1), nn.PixelShuffle(2), conv_block(width, width))
             )
             stride, odd = divmod(stride, 2)
             if odd or stride < output_stride:
                 raise ValueError(
-                    f"`output_stride`={output_stride} is not stride {self.strides[0]} halved some times"
+                    f"`output_stride`={output_stride} is not stride {strides[0]} halved some times"
                 )
         self.output_stride = stride
         self.classifier = nn.Conv2d(width, num_outputs, 1)
 
     def forward(self, x: Tensor, *, size: tuple[int, int]) -> Tensor:
         """Class logits (B, num_outputs, H, W) of a map (B, M, h, w) covering an image of ``size`` (H, W)."""
-        maps = self.features(x)[-len(self.strides) :]
-        merged = self.lateral[-1](maps[-1])
-        for i in range(len(maps) - 2, -1, -1):
-            merged = _enlarge(merged, self.strides[i + 1] // self.strides[i]) + self.lateral[i](maps[i])
-        logits = self.classifier(self.upsample(self.merge(merged)))
-        return _enlarge(logits, self.output_stride)[..., : size[0], : size[1]]
-
-
-def _conv_block(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), group_norm(out_channels), nn.GELU()
-    )
-
-
-def _enlarge(x: Tensor, factor: int) -> Tensor:
-    """Bilinear, each position becoming factor x factor pixels (half-pixel centres: nothing shifts)."""
-    return x if factor == 1 else F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+        merged = self.lateral(self.features(x)[-len(self.lateral) :])
+        logits = self.classifier(self.upsample(self.merge(merged[0])))
+        return enlarge(logits, self.output_stride)[..., : size[0], : size[1]]

@@ -16,7 +16,7 @@ class TimmTeacher(nn.Module):
     Args:
         backbone: timm's name.
         pretrained: load timm's published weights, from the local cache or the network.
-        weights: load this timm checkpoint instead; needs no network.
+        weights: load this timm checkpoint, or that of an installed ``package:NAME``, instead; needs no network.
         backbone_args: further arguments of ``timm.create_model``.
 
     Example:
@@ -37,6 +37,11 @@ class TimmTeacher(nn.Module):
         self.net = create_backbone(backbone, pretrained=pretrained, weights=weights, arguments=backbone_args)
         cfg = self.net.pretrained_cfg
         self.normalise = NormalisePixels(cfg["mean"], cfg["std"])
+
+    @property
+    def num_outputs(self) -> int:
+        """Its classes."""
+        return self.net.num_classes
 
     def forward(self, x: Tensor) -> Tensor:
         """Class logits (B, K) of pictures (B, 3, H, W) in [0, 1]."""

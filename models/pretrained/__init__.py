@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from models.pretrained.model import Pretrained, from_pretrained, load, save_pretrained
+    from models.pretrained.model import Pretrained, from_pretrained, load, save_pretrained, split_variant
 
-__all__ = ["Pretrained", "from_pretrained", "load", "save_pretrained"]
+__all__ = ["Pretrained", "from_pretrained", "load", "save_pretrained", "split_variant"]
 
 
 def __getattr__(name: str) -> Any:

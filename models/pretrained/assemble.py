@@ -110,6 +110,11 @@ def without_beginnings(node: Any) -> Any:
     return {key: without_beginnings(value) for key, value in node.items() if key not in dropped}
 
 
+def is_frozen(node: Any) -> bool:
+    """Whether a node is, or holds, a frozen network."""
+    return any(target == FROZEN for _, target in targets(node))
+
+
 def _without_frozen(node: Any) -> Any:
     """A node with ``None`` for frozen networks."""
     if isinstance(node, (list, tuple)):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.codecs.base import Codec
 from models.pretrained import folder as model_folder
-from models.pretrained.assemble import assemble
+from models.pretrained.assemble import assemble, is_frozen
 from models.pretrained.card import model_card
 from models.pretrained.checkpoint import Checkpoint, read_checkpoint
 from models.pretrained.run_folder import RunFolder
@@ -50,15 +50,19 @@ def load(path: str | Path, *, tasks: Collection[str] | None = None, frozen: bool
     """Load a trained model.
 
     Args:
-        path: a run folder (the last checkpoint of its last finished stage), a checkpoint, or an exported model folder.
+        path: a run folder (the last checkpoint of its last finished stage), a checkpoint, or an exported model folder;
+            with ``@NAME`` behind it, its codec switched to that variant (a set of adapters), or by ``@none`` to none.
         tasks: names of the tasks to load; default: all that had been trained. ``()`` for the codec alone.
         frozen: of a run or a checkpoint, make its frozen networks too (models/frozen.py): a distilled task is judged by
-            its teacher, but predicts without. Those of an exported model are never made.
+            its teacher, but predicts without. Those of an exported model are never made. A task whose head itself is
+            such a network is loaded with them alone.
 
     Raises:
         ValueError: there is nothing there, or it is not a trained model of this project and version; in one line.
     """
-    path = Path(path)
+    path, variant = split_variant(path)
+    if variant is not None:
+        return _switched(load(path, tasks=tasks, frozen=frozen), variant)
     if path.is_file():
         return _from_checkpoint(read_checkpoint(path), tasks, frozen)
     if not path.exists():
@@ -72,6 +76,27 @@ def load(path: str | Path, *, tasks: Collection[str] | None = None, frozen: bool
         f"{path} is neither a run folder (config.yaml, stages/) nor an exported model (config.yaml, "
         f"{model_folder.WEIGHTS}); it holds {', '.join(found[:5]) or 'nothing'}"
     )
+
+
+def split_variant(path: str | Path) -> tuple[Path, str | None]:
+    """``PATH@NAME`` in two; what is there under its whole name has no variant."""
+    before, at, name = str(path).rpartition("@")
+    if at and not Path(path).exists() and Path(before).exists():
+        return Path(before), name
+    return Path(path), None
+
+
+def _switched(model: Pretrained, variant: str) -> Pretrained:
+    known = [*model.codec.variants, "none"]
+    if not model.codec.variants or variant not in known:
+        raise ValueError(f"{model.source}@{variant}: its codec has the variants {known if known[1:] else []}")
+    model.codec.active = None if variant == "none" else variant
+    model.config = {
+        **model.config,
+        "name": f"{model.config['name']}@{variant}",
+        "codec": {**model.config["codec"], "active": model.codec.active},
+    }
+    return model
 
 
 def from_pretrained(
@@ -222,7 +247,8 @@ def _download(
 
 def _from_checkpoint(checkpoint: Checkpoint, tasks: Collection[str] | None, frozen: bool) -> Pretrained:
     config, nodes = checkpoint.config, checkpoint.config.get("tasks") or {}
-    names = _chosen(tasks, checkpoint.ready, checkpoint.path)
+    ready = [name for name in checkpoint.ready if frozen or not is_frozen(nodes[name].get("head"))]
+    names = _chosen(tasks, ready, checkpoint.path)
     if names and checkpoint.labels is None:
         raise ValueError(
             f"{checkpoint.path} was written by an earlier version and lacks its tasks' `labels`: train it again with "

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from models.attached import with_attached
 from models.transforms.gdn import GDN, pieces, positions_of
 
 FEW_CHANNELS = 8
@@ -215,7 +216,7 @@ def speed_up(network: nn.Module, *, bf16: bool = False) -> tuple[RemovableHandle
     Returns:
         For ``slow_down``.
     """
-    for layer in network.modules():
+    for layer in with_attached(network):
         if fast := FAST.get(type(layer)):
             layer.__class__, layer.derived = fast, Derived()
     return (
@@ -228,7 +229,7 @@ def slow_down(network: nn.Module, handles: tuple[RemovableHandle, ...]) -> None:
     """Undo ``speed_up``."""
     for handle in handles:
         handle.remove()
-    for layer in network.modules():
+    for layer in with_attached(network):
         if slow := SLOW.get(type(layer)):
             layer.__class__ = slow
             del layer.derived

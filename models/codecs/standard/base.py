@@ -91,10 +91,7 @@ class StandardCodec(Codec):
 
     def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
         self.check_size(tuple(x.shape[-2:]))
-        # Truncated by byte(), so rounded half up; two passes over the picture, which count beside a JPEG's time.
-        levels = torch.add(x.new_tensor(0.5), x, alpha=255).clamp_(0, 255.5)
-        pixels = levels.byte().permute(0, 2, 3, 1).cpu().numpy()
-        return [{"base": self.encode(np.ascontiguousarray(image), rate)} for image in pixels]
+        return [{"base": self.encode(np.ascontiguousarray(image), rate)} for image in levels_of(x)]
 
     def _decode(
         self,
@@ -120,6 +117,13 @@ class StandardCodec(Codec):
         size = self.read_size(data)
         check_pixels(size, max_pixels)
         return Bitstream({"base": data}, size, self._check_rate(None))
+
+
+def levels_of(x: Tensor) -> np.ndarray:
+    """The 8-bit pictures (B, H, W, 3) that an encoder is given of (B, 3, H, W) in [0, 1], clipped."""
+    # Truncated by byte(), so rounded half up; two passes over the picture, which count beside a JPEG's time.
+    levels = torch.add(x.new_tensor(0.5), x, alpha=255).clamp_(0, 255.5)
+    return levels.byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 @contextmanager

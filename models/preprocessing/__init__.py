@@ -1,0 +1,1 @@
+"""Filters in front of codecs."""
