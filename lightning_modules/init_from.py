@@ -15,8 +15,8 @@ from models.pretrained.run_folder import RunFolder
 def read_weights(system: nn.Module, part: str, source: str) -> tuple[nn.Module, dict[str, Tensor]]:
     """The module that a part names, and the weights that ``"checkpoint[:prefix]"`` has for it.
 
-    Besides checkpoints and run folders, exported model folders will do. Without any, ``":prefix"`` is what another part of
-    the system has itself.
+    Besides checkpoints and run folders, exported model folders will do. Without any, ``":prefix"`` is what another part
+    of the system has itself.
 
     Raises:
         ValueError: no such file or part, or the weights do not fit; the message says which.
