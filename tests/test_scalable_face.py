@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -22,6 +23,7 @@ from losses.bits_per_image import BitsPerImage
 from losses.embedding import EmbeddingDistance
 from losses.styles import InversionError, StyleDistortion
 from models.codecs.identity import Identity
+from models.codecs.refined import refined
 from models.codecs.scalable_face import ScalableFace
 from models.entropy.factorized_tokens import FactorizedTokens
 from models.entropy.noise import sample_keys
@@ -159,10 +161,43 @@ def test_the_bottleneck_begins_as_a_quantiser_of_its_step() -> None:
         step=0.5,
     )
     offsets = torch.randn(5, 4, 8)
-    (tokens,) = codec._tokens(offsets)
-    torch.testing.assert_close(codec._decoded_offsets([tokens]), offsets, rtol=1e-4, atol=1e-5)
-    error = codec._decoded_offsets([tokens.round()]) - offsets
+    (tokens,) = codec.tokens(offsets)
+    torch.testing.assert_close(codec.decoded_offsets([tokens]), offsets, rtol=1e-4, atol=1e-5)
+    error = codec.decoded_offsets([tokens.round()]) - offsets
     assert error.square().mean().item() == pytest.approx(0.5**2 / 12, rel=0.3)
+
+
+def test_refinement_gains_by_its_own_measure_and_keeps_the_files() -> None:
+    codec = made().requires_grad_(False)
+    x = torch.rand(2, 3, 40, 32)
+
+    def teacher(original: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda x_hat: (x_hat - original).square().mean((1, 2, 3))
+
+    better = refined(codec, 12, teacher, weight=5e4)
+    assert better.model_id() == codec.model_id()  # which makes the tables, as commands do
+    with torch.inference_mode():
+        bitstreams = {name: one.compress(x) for name, one in (("plain", codec), ("refined", better))}
+    costs = {}
+    for name, own in bitstreams.items():
+        # Whoever has the codec reads both.
+        decoded = codec.decompress([codec.parse(codec.serialise(b)) for b in own])
+        costs[name] = sum(codec_bits for codec_bits in decoded.bits.values()) + 5e4 * teacher(x)(
+            decoded.x_hat
+        )
+    assert (costs["refined"] < costs["plain"]).all()
+    assert len(better.seconds) == 1
+    alone = better.compress(x[1:])[0]
+    assert alone.strings == bitstreams["refined"][1].strings
+    # No teacher that says nothing helps: the file is then the encoder's own, or a smaller one.
+    idle = refined(codec, 2, lambda original: lambda x_hat: 0 * x_hat.mean((1, 2, 3)))
+    assert sum(map(len, idle.compress(x[:1])[0].strings.values())) <= sum(
+        map(len, bitstreams["plain"][0].strings.values())
+    )
+    with pytest.raises(ValueError, match="steps=0 of refinement must be at least 1"):
+        refined(codec, 0, teacher)
+    with pytest.raises(ValueError, match="lr=-1"):
+        refined(codec, 1, teacher, lr=-1)
 
 
 # -- terms

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.codecs.base import Codec
+from models.codecs.refined_face import RefinedFace
 from models.entropy.code_length import code_length
 from models.entropy.conditional import Conditional
 from models.entropy.factorized_tokens import FactorizedTokens
@@ -62,6 +63,7 @@ class ScalableFace(Codec):
     gives = ("bits", "pixels", "extras.offsets", "extras.offsets_hat")
     encoder = ("inversion", "down")
     decoder = ("up", "synthesis")
+    refinement = RefinedFace
 
     def __init__(
         self,
@@ -119,26 +121,35 @@ class ScalableFace(Codec):
         return replace(bitstream, size=(height, width))
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
-        offsets = self._offsets(x)
-        output, y_hats = CodecOutput(tuple(x.shape[-2:]), likelihoods={}), []
-        with torch.autocast(x.device.type, enabled=False):
-            for layer, codec, y in zip(self.layers, self.latent_codecs, self._tokens(offsets), strict=True):
+        offsets = self.offsets(x)
+        output = self.estimate(self.tokens(offsets), tuple(x.shape[-2:]), keys)
+        output.extras["offsets"] = offsets
+        if self.pictures == "inverted":
+            output.x_hat = self.drawn([offsets], output.size)[0]
+        elif self.pictures != "none":
+            self.show(output, keys)
+        return output
+
+    def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
+        return self.write(self.tokens(self.offsets(x)))
+
+    def estimate(self, tokens: Sequence[Tensor], size: tuple[int, int], keys: Tensor | None) -> CodecOutput:
+        """Bits, latents and decoded offsets, without pictures, from all layers' tokens before they are rounded."""
+        output, y_hats = CodecOutput(size, likelihoods={}), []
+        with torch.autocast(tokens[0].device.type, enabled=False):
+            for layer, codec, y in zip(self.layers, self.latent_codecs, tokens, strict=True):
                 latent = codec(y, keys, y_hats)
                 y_hats.append(latent.y_hat)
                 output.latents[layer.name] = latent.y_hat
                 output.bits[layer.name] = sum(code_length(p) for p in latent.likelihoods.values())
                 output.likelihoods |= latent.likelihoods
-        output.extras = {"offsets": offsets, "offsets_hat": self._decoded_offsets(y_hats)}
-        if self.pictures == "inverted":
-            self._draw(output, [offsets])
-        elif self.pictures != "none":
-            self._draw(output, self._progress(y_hats, keys))
+        output.extras = {"offsets_hat": self.decoded_offsets(y_hats)}
         return output
 
-    def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
+    def write(self, tokens: Sequence[Tensor]) -> list[dict[str, bytes]]:
+        """The strings of the same tokens, {layer: string} for each image."""
         strings, y_hats = {}, []
-        with torch.autocast(x.device.type, enabled=False):
-            tokens = self._tokens(self._offsets(x))
+        with torch.autocast(tokens[0].device.type, enabled=False):
             for layer, codec, y in zip(self.layers, self.latent_codecs, tokens, strict=True):
                 stream = Writer(len(y))
                 # What the decoder will have, to the last bit.
@@ -159,24 +170,26 @@ class ScalableFace(Codec):
                 y_hats.append(codec.decompress([s[name] for s in strings], (length,), y_hats))
                 output.latents[name] = y_hats[-1]
             if "pixels" in want:
-                self._draw(output, self._progress(y_hats, None))
+                self.show(output, None)
         return output
 
-    def _offsets(self, x: Tensor) -> Tensor:
+    def offsets(self, x: Tensor) -> Tensor:
         """What the encoder finds in pictures of any shape."""
         side = max(x.shape[-2:])
         square = F.pad(x, (0, side - x.shape[-1], 0, side - x.shape[-2]), mode="replicate")
         return self.inversion(square).float()
 
-    def _tokens(self, offsets: Tensor) -> list[Tensor]:
+    def tokens(self, offsets: Tensor) -> list[Tensor]:
         """Every layer's, (B, tokens, channels), before they are rounded."""
         groups = offsets.split(self.styles, dim=1)
-        return [
-            down(group.flatten(1)).unflatten(1, shape)
-            for down, group, shape in zip(self.down, groups, self.shapes, strict=True)
-        ]
+        with torch.autocast(offsets.device.type, enabled=False):
+            return [
+                down(group.flatten(1)).unflatten(1, shape)
+                for down, group, shape in zip(self.down, groups, self.shapes, strict=True)
+            ]
 
-    def _decoded_offsets(self, y_hats: Sequence[Tensor]) -> Tensor:
+    def decoded_offsets(self, y_hats: Sequence[Tensor]) -> Tensor:
+        """Offsets (B, num_styles, style_dim) from the tokens of all layers."""
         groups = [up(y_hat.flatten(1)) for up, y_hat in zip(self.up, y_hats, strict=True)]
         return torch.cat(groups, 1).unflatten(1, (-1, self.synthesis.style_dim))
 
@@ -187,26 +200,23 @@ class ScalableFace(Codec):
             found.append(codec.expected(len(found[0]), keys, found))
         return found
 
-    def _progress(self, y_hats: Sequence[Tensor], keys: Tensor | None) -> list[Tensor]:
-        """Decoded offsets of the first layer that is there, of the first two, and so on; or of all of them alone."""
-        first = len(y_hats) if self.pictures == "last" else 1
-        with torch.autocast(y_hats[0].device.type, enabled=False):
-            return [
-                self._decoded_offsets(self._completed(y_hats[:count], keys))
-                for count in range(first, len(y_hats) + 1)
-            ]
-
-    def _draw(self, output: CodecOutput, offsets: Sequence[Tensor]) -> None:
-        """Put pictures into an output, all from one run of the generator; the last is that of all latents in it."""
-        styles = self.synthesis.w_mean + torch.cat(list(offsets))
-        (height, width), side = output.size, max(output.size)
+    def drawn(self, offsets: Sequence[Tensor], size: tuple[int, int]) -> Sequence[Tensor]:
+        """Pictures (B, 3, H, W) of a size, one for each of several offsets, from one run of the generator."""
+        styles, side = self.synthesis.w_mean + torch.cat(list(offsets)), max(size)
         x = self.synthesis(styles, size=self.synthesis.size_for(side), noise=self.noise)
         if x.shape[-1] != side:
             # In float32: torch resizes no bfloat16 like this.
             x = F.interpolate(x.float(), (side, side), mode="bilinear", align_corners=False, antialias=True)
-        names = list(output.latents)[-len(offsets) :]
-        for name, picture in zip(names, x[..., :height, :width].chunk(len(offsets)), strict=True):
-            output.x_hat = output.pixels_by_layer[name] = picture
+        return x[..., : size[0], : size[1]].chunk(len(offsets))
+
+    def show(self, output: CodecOutput, keys: Tensor | None) -> None:
+        """Put pictures of an output's latents into it: of the first layer, of the first two...; or the last alone."""
+        names, y_hats = list(output.latents), list(output.latents.values())
+        counts = range(len(names) if self.pictures == "last" else 1, len(names) + 1)
+        with torch.autocast(y_hats[0].device.type, enabled=False):
+            offsets = [self.decoded_offsets(self._completed(y_hats[:count], keys)) for count in counts]
+        for count, picture in zip(counts, self.drawn(offsets, output.size), strict=True):
+            output.x_hat = output.pixels_by_layer[names[count - 1]] = picture
 
 
 def _bottleneck(inputs: int, outputs: int, step: float) -> tuple[nn.Linear, nn.Linear]:
