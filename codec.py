@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ValueError, ImportError, OSError: a mistake that concerns all files, in one line.
     """
-    for name in ("workers", "tile", "max_pixels"):
+    for name in ("workers", "tile", "max_pixels", "size"):
         if (value := getattr(options, name, None)) is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} {value} must be at least 1")
     return COMMANDS[options.command](options)
@@ -71,7 +71,9 @@ def _decompress(options: argparse.Namespace) -> int:
 
     codec = _codec(_model(options), options)
     found, status = _find(options.inputs, {codec.file_suffix}, apart=options.out)
-    return _done(decompress(codec, found, options.out, upto=options.upto, options=_settings(options)), status)
+    settings = _settings(options)
+    count = decompress(codec, found, options.out, upto=options.upto, size=options.size, options=settings)
+    return _done(count, status)
 
 
 def _analyze(options: argparse.Namespace) -> int:

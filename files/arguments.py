@@ -77,6 +77,12 @@ def parser() -> Parser:
     decompress.add_argument(
         "--upto", metavar="LAYER", help="decode this layer and what it needs, and nothing else"
     )
+    decompress.add_argument(
+        "--size",
+        type=int,
+        metavar="PX",
+        help="the longer side of the pictures, of models that generate them (default: their own)",
+    )
     _coding(decompress)
 
     analyze = _command(commands, "analyze", "task results from files, as JSON lines", ANALYZE)

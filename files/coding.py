@@ -90,7 +90,13 @@ def compress(
 
 
 def decompress(
-    codec: Codec, sources: Sequence[InputFile], folder: Path, *, upto: str | None = None, options: Options
+    codec: Codec,
+    sources: Sequence[InputFile],
+    folder: Path,
+    *,
+    upto: str | None = None,
+    size: int | None = None,
+    options: Options,
 ) -> batch.Count:
     """Write one PNG for each of the codec's files.
 
@@ -99,6 +105,7 @@ def decompress(
         sources: files of this codec.
         folder: output.
         upto: decode this layer and what it needs, and nothing else.
+        size: pixels of the pictures' longer side; default: their own.
         options: see there.
 
     Raises:
@@ -107,6 +114,8 @@ def decompress(
     names = [layer.name for layer in codec.layers]
     if upto is not None and upto not in names:
         raise ValueError(f"--upto {upto}: this codec has the layers {', '.join(names)}")
+    if size is not None and size**2 > options.max_pixels:
+        raise ValueError(f"--size {size}: such pictures may have more than --max-pixels {options.max_pixels}")
     (paths, refused), width = targets(sources, folder, ".png"), _width(sources)
 
     @torch.inference_mode()
@@ -115,6 +124,7 @@ def decompress(
         start = time.perf_counter()
         data = sources[index].path.read_bytes()
         bitstream = codec.parse(data, max_pixels=options.max_pixels)
+        bitstream = bitstream if size is None else codec.resized(bitstream, size)
         output = codec.decompress([bitstream], upto, want=("pixels",))
         picture = output.x_hat if output.x_hat is not None else output.pixels_by_layer.get(upto or names[-1])
         if picture is None:

@@ -27,7 +27,8 @@ class Stage:
         data: the data it draws from; ``None`` for the experiment's.
         init_from: {module path: "checkpoint[:prefix]"}, loaded before the stage begins; a run folder stands for the
             last checkpoint of its last finished stage, an exported model will do too. The prefix is where the module
-            lies, by default its own path.
+            lies, by default its own path. ``":prefix"``, without a checkpoint, is another part of the system, as it is
+            when the stage begins.
         accumulate: batches whose gradients are averaged for one step.
         checkpoint_every: batches between two states that a killed run can go on from; validations leave one too.
         monitor: the validation value (``val/`` left out) whose best state is kept as ``best.ckpt``. Default: the loss,

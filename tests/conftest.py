@@ -46,6 +46,16 @@ TINY = {
     "mean_scale": {"width": 8, "latent_channels": 12, "num_stages": 4},
     "mean_scale_small": {"width": 6, "latent_channels": 8, "num_stages": 2},
     "mean_scale_tiny": {"width": 8, "latent_channels": 12, "num_stages": 3},
+    "scalable_face": {
+        "synthesis": {"style_dim": 32, "channel_base": 512, "max_channels": 16},
+        "inversion": {"size": 64, "width": 16, "hidden": 32, "features": {"backbone": "test_efficientnet"}},
+        "parameters": {"width": 32, "depth": 1},
+    },
+    "scalable_face_mobile": {
+        "synthesis": {"style_dim": 32, "widths": [8, 8, 8, 8, 8, 8, 4]},
+        "inversion": {"size": 64, "width": 16, "hidden": 32, "features": {"backbone": "test_efficientnet"}},
+        "parameters": {"width": 32, "depth": 1},
+    },
 }
 for _name in ("webp", "avif", "hevc", "vvc"):
     TINY[f"preprocessed_{_name}"] = {

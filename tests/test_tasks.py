@@ -37,6 +37,8 @@ READABLE = {
     "style": LatentSpec("vector", 32, "base"),
     "content_hat": LatentSpec("map", 12, "content", stride=STRIDE),
     "style_hat": LatentSpec("vector", 16, "style"),
+    "basic": LatentSpec("tokens", 8, "basic", length=3),
+    "middle": LatentSpec("tokens", 8, "middle", length=4),
 }
 LABELS = {
     "class": Label("class", tuple(f"class {i}" for i in range(12))),
@@ -59,6 +61,8 @@ def random_output(batch: int) -> CodecOutput:
         "style": torch.randn(batch, 32),
         "content_hat": torch.randn(batch, 12, height, width),
         "style_hat": torch.randn(batch, 16),
+        "basic": torch.randn(batch, 3, 8),
+        "middle": torch.randn(batch, 4, 8),
     }
     x_hat = torch.rand(batch, 3, *SIZE)
     for tensor in (x_hat, *latents.values()):

@@ -159,6 +159,16 @@ class Codec(Subject):
         output.bits = {name: torch.tensor(values) for name, values in bits.items()}
         return self._cropped(output, first.size, first.rate)
 
+    def resized(self, bitstream: Bitstream, side: int) -> Bitstream:
+        """A bitstream that decodes to a picture whose longer side is ``side`` pixels.
+
+        Raises:
+            ValueError: the codec decodes at a picture's own size alone.
+        """
+        raise ValueError(
+            f"{type(self).__name__} decodes at a picture's own size alone: leave the size out (generators have others)"
+        )
+
     def serialise(self, bitstream: Bitstream) -> bytes:
         """The file of one image; standard codecs give their own format."""
         return container.pack(bitstream, self.model_id())

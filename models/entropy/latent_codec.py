@@ -67,6 +67,19 @@ class LatentCodec(nn.Module):
         """
         raise NotImplementedError
 
+    def expected(self, count: int, keys: Tensor | None, given: Sequence[Tensor] = ()) -> Tensor:
+        """What y is like as long as its string is missing: of tokens, for a picture from fewer layers.
+
+        Args:
+            count: of images.
+            keys: as to ``forward``: ``None`` in evaluation.
+            given: what a decoder already has, or expects.
+
+        Returns:
+            (count, L, C), float32; costs no bits, and nothing is coded by it.
+        """
+        raise NotImplementedError
+
     def compress(self, y: Tensor, given: Sequence[Tensor] = ()) -> list[bytes]:
         """The string of each image."""
         stream = Writer(len(y))
