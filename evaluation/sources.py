@@ -12,7 +12,6 @@ from datamodules.base import ImageDataModule, Split
 from datamodules.loading import EvaluationSamples, collate
 from evaluation.points import FROZEN, OWN, Head, Point, weights
 from models.codecs.base import Codec
-from models.codecs.identity import Identity
 from models.codecs.refined import refined
 from models.codecs.standard.downscaled import Downscaled
 from models.pretrained import Pretrained, load, split_variant
@@ -307,7 +306,7 @@ def _frozen_heads(nodes: Mapping[str, Mapping[str, Any]], labels: Mapping[str, A
     """Tasks that are made here, of networks that were trained elsewhere: nothing of them comes from a run."""
     heads = []
     for name, node in nodes.items():
-        codec = Identity()
+        codec = construct(yaml.safe_load((CODECS / "identity.yaml").read_text()))
         try:
             task = construct(node, path=name)(codec.readable, labels).eval()
         except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:

@@ -3,9 +3,10 @@
 import bisect
 import math
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:  # `--help` reads these classes, and does not wait for torch
+    from torch import Tensor
 
 
 class Linear:
@@ -16,7 +17,7 @@ class Linear:
             raise ValueError(f"until={until} must be in (0, 1], a fraction of the stage")
         self.start, self.end, self.until = start, end, until
 
-    def __call__(self, progress: float, rate: float | None = None, bpp: Tensor | None = None) -> float:
+    def __call__(self, progress: float, rate: float | None = None, bpp: "Tensor | None" = None) -> float:
         """The value at ``progress`` in [0, 1], whatever the rate and the bits."""
         return self.start + (self.end - self.start) * min(progress / self.until, 1.0)
 
@@ -32,7 +33,7 @@ class Cosine:
             raise ValueError(f"warmup={warmup} must be in [0, 1), a fraction of the stage")
         self.warmup, self.floor = warmup, floor
 
-    def __call__(self, progress: float, rate: float | None = None, bpp: Tensor | None = None) -> float:
+    def __call__(self, progress: float, rate: float | None = None, bpp: "Tensor | None" = None) -> float:
         """The multiplier at ``progress`` in [0, 1], itself in (0, 1], whatever the rate and the bits."""
         if progress < self.warmup:
             # Never exactly 0: the first batch should teach something.
@@ -72,7 +73,7 @@ class OfRate:
         self.values = [by_rate[rate] for rate in self.rates]
         self.logarithmic, self.times = logarithmic, times
 
-    def __call__(self, progress: float, rate: float | None = None, bpp: Tensor | None = None) -> float:
+    def __call__(self, progress: float, rate: float | None = None, bpp: "Tensor | None" = None) -> float:
         """The value at a rate, whatever the bits.
 
         Raises:
@@ -93,7 +94,7 @@ class OfRate:
 class FollowsBits(Protocol):
     """A scalar that answers to the bits of the batch: losses/rate_control.py."""
 
-    def __call__(self, progress: float, rate: float | None, bpp: Tensor | None) -> Tensor:
+    def __call__(self, progress: float, rate: float | None, bpp: "Tensor | None") -> "Tensor":
         """The value, a scalar tensor without gradient, for answers that take ``bpp`` bits a pixel, (B,)."""
 
 
@@ -101,7 +102,7 @@ Scalar = float | Linear | Cosine | OfRate | FollowsBits
 
 
 def value_at(
-    scalar: Scalar, progress: float, rate: float | None = None, bpp: Tensor | None = None
-) -> float | Tensor:
+    scalar: Scalar, progress: float, rate: float | None = None, bpp: "Tensor | None" = None
+) -> "float | Tensor":
     """A plain number as it is, a schedule at ``progress`` and ``rate``, for answers of ``bpp`` (B,)."""
     return scalar(progress, rate, bpp) if callable(scalar) else float(scalar)

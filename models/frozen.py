@@ -1,5 +1,6 @@
 """Frozen: a trained network that helps to train another, and belongs to no model: a teacher, a perceptual loss."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,10 @@ class Frozen(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network gives."""
         return self.network(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Frozen":
+        # torch copies some modules (those traced by torch.fx) in training mode.
+        return Frozen(copy.deepcopy(self.network, memo))
 
     def extra_repr(self) -> str:
         """The network's class."""

@@ -303,3 +303,14 @@ def hydra_text(node: Any) -> str:
     if isinstance(node, dict):
         return f"{{{', '.join(f'{key}: {hydra_text(value)}' for key, value in node.items())}}}"
     return f"'{node}'" if isinstance(node, str) else str(node).lower()
+
+
+def test_a_copy_is_in_evaluation_mode_and_gives_the_same() -> None:
+    """Also of networks whose copies begin in training mode, as torch.fx makes them."""
+    network = torch.fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval())
+    frozen = Frozen(network)
+    x = torch.rand(2, 3, 8, 8)
+    again = copy.deepcopy(frozen)
+    assert not any(module.training for module in again.network.modules())
+    torch.testing.assert_close(again(x), frozen(x), rtol=0, atol=0)
+    assert not any(p.requires_grad for p in again.network.parameters())

@@ -160,14 +160,8 @@ class Codec(Subject):
         return self._cropped(output, first.size, first.rate)
 
     def resized(self, bitstream: Bitstream, side: int) -> Bitstream:
-        """A bitstream that decodes to a picture whose longer side is ``side`` pixels.
-
-        Raises:
-            ValueError: the codec decodes at a picture's own size alone.
-        """
-        raise ValueError(
-            f"{type(self).__name__} decodes at a picture's own size alone: leave the size out (generators have others)"
-        )
+        """A bitstream that decodes to a picture with ``side`` as its longer side; ValueError where that is fixed."""
+        raise ValueError(f"{type(self).__name__} decodes at a picture's own size alone: leave the size out")
 
     def serialise(self, bitstream: Bitstream) -> bytes:
         """The file of one image; standard codecs give their own format."""
@@ -230,10 +224,7 @@ class Codec(Subject):
         return {}
 
     def auxiliary_loss(self) -> Tensor:
-        """Fit of the factorised priors' quantiles to their densities: its gradient reaches the quantiles alone.
-
-        Reference: CompressAI's ``aux_loss``; Ballé et al., ICLR 2018, appendix 6.1.
-        """
+        """Fit of the factorised priors' quantiles (Ballé et al., ICLR 2018, appendix 6.1): reaches them alone."""
         models = [m for _, m in tables.entropy_models(self) if hasattr(m, "quantiles")]
         losses = [m.loss() for m in models if m.quantiles.requires_grad]
         return torch.stack(losses).sum() if losses else torch.zeros(())

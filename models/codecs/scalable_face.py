@@ -196,8 +196,8 @@ class ScalableFace(Codec):
     def _completed(self, y_hats: Sequence[Tensor], keys: Tensor | None) -> list[Tensor]:
         """All layers' tokens, of which some are known: the rest is what the entropy model expects."""
         found = list(y_hats)
-        for codec in self.latent_codecs[len(found) :]:
-            found.append(codec.expected(len(found[0]), keys, found))
+        for codec, shape in zip(self.latent_codecs[len(found) :], self.shapes[len(found) :], strict=True):
+            found.append(codec.expect(len(found[0]), shape[:1], found, keys))
         return found
 
     def drawn(self, offsets: Sequence[Tensor], size: tuple[int, int]) -> Sequence[Tensor]:

@@ -129,8 +129,10 @@ class Conditional(GaussianCodec):
     def code(self, stream: Stream, y: Tensor | None, shape: Shape, given: Sequence[Tensor] = ()) -> Tensor:
         return self.code_with(stream, y, shape, _needed(given))
 
-    def expected(self, count: int, keys: Tensor | None, given: Sequence[Tensor] = ()) -> Tensor:
-        if keys is None:
+    def expect(
+        self, count: int, shape: Shape, given: Sequence[Tensor] = (), keys: Tensor | None = None
+    ) -> Tensor:
+        if keys is None:  # what ``code`` would give, without tables
             return self.entropy_parameters(*_needed(given))[0].to(given[0].dtype)
         parameters = self.network(*_needed(given))
         return parameters.chunk(2, dim=channel_axis(parameters.dim()))[1]

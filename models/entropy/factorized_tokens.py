@@ -32,5 +32,7 @@ class FactorizedTokens(Factorized):
     def code(self, stream: Stream, y: Tensor | None, shape: Shape, given: Sequence[Tensor] = ()) -> Tensor:
         return super().code(stream, None if y is None else y.flatten(1), ()).unflatten(1, self.shape)
 
-    def expected(self, count: int, keys: Tensor | None, given: Sequence[Tensor] = ()) -> Tensor:
-        return self.medians(2).unflatten(0, self.shape).expand(count, -1, -1)
+    def expect(
+        self, count: int, shape: Shape, given: Sequence[Tensor] = (), keys: Tensor | None = None
+    ) -> Tensor:
+        return self.medians(2).unflatten(0, self.shape).expand(count, -1, -1)  # without tables, too

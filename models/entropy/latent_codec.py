@@ -67,19 +67,6 @@ class LatentCodec(nn.Module):
         """
         raise NotImplementedError
 
-    def expected(self, count: int, keys: Tensor | None, given: Sequence[Tensor] = ()) -> Tensor:
-        """What y is like as long as its string is missing: of tokens, for a picture from fewer layers.
-
-        Args:
-            count: of images.
-            keys: as to ``forward``: ``None`` in evaluation.
-            given: what a decoder already has, or expects.
-
-        Returns:
-            (count, L, C), float32; costs no bits, and nothing is coded by it.
-        """
-        raise NotImplementedError
-
     def compress(self, y: Tensor, given: Sequence[Tensor] = ()) -> list[bytes]:
         """The string of each image."""
         stream = Writer(len(y))
@@ -97,13 +84,16 @@ class LatentCodec(nn.Module):
         stream.finish()
         return y_hat
 
-    def expect(self, count: int, shape: Shape, given: Sequence[Tensor] = ()) -> Tensor:
+    def expect(
+        self, count: int, shape: Shape, given: Sequence[Tensor] = (), keys: Tensor | None = None
+    ) -> Tensor:
         """The y_hat that stands for strings that are not there: every symbol at its distribution's centre.
 
         Args:
             count: of images.
             shape: the latent's own.
-            given: as to ``forward``.
+            given: as to ``forward``: what a decoder has, or expects.
+            keys: as to ``forward``; with keys, gradients reach the network that tells the centres, where one does.
         """
         return self.code(Expected(count), None, shape, given)
 
