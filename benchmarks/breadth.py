@@ -6,7 +6,8 @@ DATA has the sets as folders (celebamask, ytfaces_landmarks, utkface_agegender, 
 weights/fastestdet.onnx; DIR gets the runs; killed, the same command goes on. Each experiment trains one codec for its
 set from the one in benchmarks/weights, with a head on its pixels and one on its latents for each task, and is tested in
 whole files. Published networks (the extra ``pretrained``) are evaluated as they are. Figures of the records
-``adaptation`` and ``variable_rate`` are taken over. ``--only NAME`` does some of it beforehand.
+``adaptation`` and ``variable_rate`` are taken over. ``--only NAME`` does some of it beforehand, ``--without NAME``
+leaves some out.
 """
 
 import argparse
@@ -18,6 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from benchmarks.record import RESULTS, ROOT, Figures, Rows, write
 from benchmarks.runs import evaluate, train
@@ -49,13 +53,13 @@ def trained(data: Path, root: Path, threads: int, name: str, fold: int | None = 
         *([] if fold is None else [f"data.fold={fold}"]),
     ]
     summary = train(run, overrides, threads)
-    images = summary["test"].get("num_images")
+    images = len(instantiate(OmegaConf.load(run / "config.yaml").data).split("test"))
     return [
         {
             "kind": "set",
             "set": name,
             "fold": fold,
-            "num_images": row.get("num_images", images),
+            "num_images": images,
             **{key: row[key] for key in ("codec", "rate", "bpp", "bpp_payload", "psnr", "tasks")},
         }
         for row in summary["test"]["rows"]
@@ -63,28 +67,34 @@ def trained(data: Path, root: Path, threads: int, name: str, fold: int | None = 
 
 
 def published(data: Path, root: Path, threads: int, name: str) -> list[dict[str, Any]]:
-    """Rows of published networks on originals and on the standard codecs' ladders."""
-    more: dict[str, list[str]] = {
-        "imagenet": ["evaluation=imagenet_frozen", f"data.root={quoted(data / 'imagenet_val')}"],
-        "imagenet_vvc": [
-            "evaluation=imagenet_frozen",
-            f"data.root={quoted(data / 'imagenet_val')}",
-            "codecs=[identity, vvc_fast]",
-            "anchors=[vvc_fast]",
-            "num_images=300",
-        ],
-        "coco": [
-            "evaluation=coco_frozen",
-            f"data.root={quoted(data / 'coco')}",
-            f"frozen.fastestdet.head.network.network.file={quoted(data / 'weights' / 'fastestdet.onnx')}",
-        ],
-    }
-    results = evaluate(root / name, [*more[name], *QUICK])
+    """Rows of published networks on originals, or on standard codecs' ladders."""
+    results = evaluate(root / name, [*PUBLISHED[name](data), *QUICK])
     kept = ("codec", "rate", "scale", "bpp", "bpp_payload", "psnr", "tasks", "ci95", "num_images")
     return [
         {"kind": "published", "set": name, **{key: row[key] for key in kept if key in row}}
         for row in results["rows"]
     ]
+
+
+def _imagenet(data: Path) -> list[str]:
+    return ["evaluation=imagenet_frozen", f"data.root={quoted(data / 'imagenet_val')}"]
+
+
+def _coco(data: Path) -> list[str]:
+    file = quoted(data / "weights" / "fastestdet.onnx")
+    network = f"frozen.fastestdet.head.network.network.file={file}"
+    return ["evaluation=coco_frozen", f"data.root={quoted(data / 'coco')}", network]
+
+
+ORIGINALS = ("codecs=[identity]", "anchors=null")
+PUBLISHED: Mapping[str, Callable[[Path], list[str]]] = {
+    "imagenet": lambda data: [*_imagenet(data), *ORIGINALS],
+    "coco": lambda data: [*_coco(data), *ORIGINALS],
+    "imagenet_ladders": _imagenet,
+    "imagenet_vvc": lambda data: [*_imagenet(data), "codecs=[vvc_fast]", "anchors=null", "num_images=300"],
+    "coco_ladders": _coco,
+}
+"""{section: overrides of evaluate.py}; ladders take hours where originals take minutes."""
 
 
 def sections_of(data: Path, root: Path, threads: int) -> dict[str, Callable[[], list[dict[str, Any]]]]:
@@ -93,10 +103,7 @@ def sections_of(data: Path, root: Path, threads: int) -> dict[str, Callable[[], 
     return {
         **{name: partial(trained, data, root, threads, name) for name in sets},
         **{f"bccd-{fold}": partial(trained, data, root, threads, "bccd", fold) for fold in range(FOLDS)},
-        **{
-            name: partial(published, data, root, threads, name)
-            for name in ("imagenet", "imagenet_vvc", "coco")
-        },
+        **{name: partial(published, data, root, threads, name) for name in PUBLISHED},
     }
 
 
@@ -116,7 +123,7 @@ def figures(rows: Rows) -> Figures:
                     values = [row["tasks"][f"{head}/{metric}"] for row in own]
                     found[f"{name}_{metric}_{side}"] = statistics.mean(values)
     for row in rows:
-        if row["kind"] == "published" and row["codec"] == "identity" and row.get("scale", 1) == 1:
+        if row["kind"] == "published" and row["codec"] == "identity":
             if row["set"] == "imagenet":
                 found |= {f"imagenet_top1_{name}": row["tasks"][f"{name}/top1"] for name in NETWORKS}
             elif row["set"] == "coco":
@@ -142,12 +149,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path, metavar="DIR", help="folder of the runs")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, sharing the cores (default: 1)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="do these and write no record")
+    parser.add_argument(
+        "--without", nargs="+", default=[], metavar="NAME", help="leave these out of the record"
+    )
     options = parser.parse_args(arguments)
     data, root = options.data.absolute(), options.out.absolute()
     root.mkdir(parents=True, exist_ok=True)
     sections = sections_of(data, root, max(1, (os.cpu_count() or 1) // options.jobs))
-    if unknown := sorted(set(options.only or ()) - set(sections)):
-        parser.error(f"--only {' '.join(unknown)}: there are {', '.join(sections)}")
+    if unknown := sorted({*(options.only or ()), *options.without} - {*sections, *OTHERS}):
+        parser.error(f"{' '.join(unknown)}: there are {', '.join((*sections, *OTHERS))}")
+    wanted = [name for name in sections if name in (options.only or sections) and name not in options.without]
 
     def rows_of(name: str) -> list[dict[str, Any]]:
         found = sections[name]()
@@ -155,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return found
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        rows = [row for found in pool.map(rows_of, options.only or sections) for row in found]
+        rows = [row for found in pool.map(rows_of, wanted) for row in found]
     if options.only:
         return
     rows.append({"kind": "contract", "codecs": len(list((ROOT / "configs" / "codec").glob("*.yaml")))})
@@ -166,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "figures": json.loads((RESULTS / f"{name}.json").read_text())["figures"],
         }
         for name in OTHERS
+        if name not in options.without
     ]
     notes = (
         "One seed each; tests on the sets' own test splits (bccd: every picture once, in five folds), bits of whole "
@@ -173,7 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "of the experiments' yamls: minutes, so the figures say that every task works on pixels and latents, not what "
         "careful training would reach. Published networks are not trained; imagenet_vvc is on every third picture."
     )
-    commands = ["python -m benchmarks.breadth DATA DIR --jobs 2"]
+    left_out = f" --without {' '.join(options.without)}" if options.without else ""
+    commands = [f"python -m benchmarks.breadth DATA DIR --jobs {options.jobs}{left_out}"]
     print(write("breadth", commands=commands, rows=rows, figures=figures, notes=notes))
 
 
