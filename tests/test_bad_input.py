@@ -100,7 +100,7 @@ MISTAKES = {
     "misspelt added key": (["+task_weight={identity: 1}"], r"did you mean 'task_weights'"),
     "unknown argument": (
         ["+codec.widht=3"],
-        r"codec\.widht: MeanScaleHyperprior takes no 'widht'; did you mean 'width'\? there are latent_channels",
+        r"codec\.widht: MeanScaleHyperprior takes no 'widht'; did you mean 'width'\? there are gains, latent_channels",
     ),
     "unknown argument, deep": (
         ["+schedule.joint.updates.main.objective.lambda=3"],
