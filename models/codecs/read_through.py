@@ -1,16 +1,15 @@
 """One codec's bits and picture, with latents that another codec makes of that picture."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from torch import Tensor
 
-from models.bitstream import MAX_PIXELS
+from models.codecs.around import Around
 from models.codecs.base import Codec
-from models.outputs import Bitstream, CodecOutput, LatentSpec
+from models.outputs import CodecOutput, LatentSpec
 
 
-class ReadThrough(Codec):
+class ReadThrough(Around):
     """Lets tasks that read the latents of ``reader`` run on files of ``codec``: decode, then analyse with ``reader``.
 
     ::
@@ -25,14 +24,10 @@ class ReadThrough(Codec):
     """
 
     def __init__(self, codec: Codec, reader: Codec):
-        super().__init__()
-        self.codec, self.reader = codec, reader
-        self.layers, self.pixel_layers = codec.layers, codec.pixel_layers
-        self.stride, self.gives = codec.stride, codec.gives
-        self.rates, self.rate_step, self.continuous = codec.rates, codec.rate_step, codec.continuous
-        self.file_suffix, self.exact, self.uncompressed = codec.file_suffix, codec.exact, codec.uncompressed
+        super().__init__(codec)
+        self.reader = reader
         # Latents of an untrained reader are of no use either.
-        self.learned = codec.learned or reader.learned
+        self.learned, self.trained = codec.learned or reader.learned, codec.trained and reader.trained
         last = self.layers[-1].name
         self.latents = {
             name: LatentSpec(spec.kind, spec.channels, last, stride=spec.stride, length=spec.length)
@@ -45,9 +40,6 @@ class ReadThrough(Codec):
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
         return self._read(self.codec._forward(x, rate, keys))
-
-    def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
-        return self.codec._encode(x, rate)
 
     def _decode(
         self,
@@ -63,15 +55,6 @@ class ReadThrough(Codec):
         output.latents = self.reader(output.x_hat.to(parameter.device)).latents
         return output
 
-    def serialise(self, bitstream: Bitstream) -> bytes:
-        return self.codec.serialise(bitstream)
-
-    def parse(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Bitstream:
-        return self.codec.parse(data, max_pixels=max_pixels)
-
     def check_available(self) -> None:
         self.codec.check_available()
         self.reader.check_available()
-
-    def about(self) -> dict[str, Any]:
-        return self.codec.about()

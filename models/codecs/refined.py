@@ -1,15 +1,15 @@
 """Refinement at the encoder: each picture is changed by a few gradient steps before it is coded."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.bitstream import MAX_PIXELS
+from models.codecs.around import Around
 from models.codecs.base import Codec
-from models.outputs import Bitstream, CodecOutput
+from models.outputs import CodecOutput
 from models.preprocessing.blocks import grid_of, scaled
 
 Teacher = Callable[[Tensor], Callable[[Tensor], Tensor]]
@@ -38,7 +38,7 @@ def refined(codec: Codec, steps: int, teacher: Teacher, **options: Any) -> Codec
     return codec.refinement(codec, steps, teacher, **options).eval()
 
 
-class Refined(Codec):
+class Refined(Around):
     """A filter and a standard codec, with gains on each picture's blocks that are found at the encoder.
 
     ::
@@ -67,7 +67,6 @@ class Refined(Codec):
         seconds: that each image took, as far as they have been coded.
     """
 
-    exact = True
     entropy = ()
 
     def __init__(
@@ -82,17 +81,15 @@ class Refined(Codec):
         floor: float = 0.05,
         on_step: Callable[[], None] = lambda: None,
     ):
-        super().__init__()
+        super().__init__(codec)
         if steps < 1:
             raise ValueError(f"steps={steps} of refinement must be at least 1")
         for name, value in (("lr", lr), ("most", most), ("slope", slope), ("floor", floor)):
             if value <= 0:
                 raise ValueError(f"{name}={value} of refinement must be above 0")
-        self.codec, self.steps, self.lr, self.most = codec, steps, lr, most
+        self.steps, self.lr, self.most = steps, lr, most
         self.slope, self.floor = slope, floor
         self.teacher, self.on_step = teacher, on_step
-        self.layers, self.gives, self.file_suffix = codec.layers, codec.gives, codec.file_suffix
-        self.rates, self.rate_step = codec.rates, codec.rate_step
         self.seconds: list[float] = []
 
     def changed(self, x: Tensor, rate: float) -> Tensor:
@@ -126,27 +123,6 @@ class Refined(Codec):
 
     def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
         return self.codec.codec._encode(self.changed(x, rate), rate)
-
-    def _decode(
-        self,
-        strings: Sequence[dict[str, bytes]],
-        size: tuple[int, int],
-        rate: float | None,
-        want: Collection[str],
-    ) -> CodecOutput:
-        return self.codec._decode(strings, size, rate, want)
-
-    def serialise(self, bitstream: Bitstream) -> bytes:
-        """A plain file of the standard codec."""
-        return self.codec.serialise(bitstream)
-
-    def parse(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Bitstream:
-        """A plain file of the standard codec, however it was made."""
-        return self.codec.parse(data, max_pixels=max_pixels)
-
-    def check_available(self) -> None:
-        """As the codec."""
-        self.codec.check_available()
 
     def about(self) -> dict[str, Any]:
         """The codec's, with the refinement."""

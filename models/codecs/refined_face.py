@@ -1,19 +1,19 @@
 """Refinement of a scalable face codec at the encoder: tokens follow a teacher for some gradient steps."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.bitstream import MAX_PIXELS
+from models.codecs.around import Around
 from models.codecs.base import Codec
 from models.codecs.refined import Teacher
-from models.outputs import Bitstream, CodecOutput
+from models.outputs import CodecOutput
 
 
-class RefinedFace(Codec):
+class RefinedFace(Around):
     """A scalable face codec whose tokens are found by ``steps`` of Adam on  bits + weight * d, from its encoder's on.
 
     The first half of the steps moves tokens that are not rounded, for d alone: rounded from the beginning, they stay
@@ -46,15 +46,14 @@ class RefinedFace(Codec):
         weight: float = 1000.0,
         on_step: Callable[[], None] = lambda: None,
     ):
-        super().__init__()
+        super().__init__(codec)
         if steps < 1:
             raise ValueError(f"steps={steps} of refinement must be at least 1")
         for name, value in (("lr", lr), ("weight", weight)):
             if value <= 0:
                 raise ValueError(f"{name}={value} of refinement must be above 0")
-        self.codec, self.steps, self.teacher = codec, steps, teacher
+        self.steps, self.teacher = steps, teacher
         self.lr, self.weight, self.on_step = lr, weight, on_step
-        self.layers, self.gives, self.latents = codec.layers, codec.gives, codec.latents
         self.seconds: list[float] = []
 
     def found(self, x: Tensor) -> list[Tensor]:
@@ -107,23 +106,6 @@ class RefinedFace(Codec):
 
     def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
         return self.codec.write(self.found(x))
-
-    def _decode(
-        self,
-        strings: Sequence[dict[str, bytes]],
-        size: tuple[int, int],
-        rate: float | None,
-        want: Collection[str],
-    ) -> CodecOutput:
-        return self.codec._decode(strings, size, rate, want)
-
-    def serialise(self, bitstream: Bitstream) -> bytes:
-        """A file of the codec."""
-        return self.codec.serialise(bitstream)
-
-    def parse(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> Bitstream:
-        """A file of the codec, however it was made."""
-        return self.codec.parse(data, max_pixels=max_pixels)
 
     def model_id(self) -> bytes:
         """The codec's."""
