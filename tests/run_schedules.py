@@ -16,6 +16,10 @@ from train import train
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
+ELSEWHERE = ("adapters", "stylegan2", "scalable_face")
+"""Schedules (beginnings of their names) that ask for a trained codec or networks of their own."""
+
+
 def _one_of_each() -> list[str]:
     """Of schedules that go through the same stages, at other lengths and rates of learning, the one that says most."""
     texts = {path.stem: path.read_text() for path in sorted((CONFIGS / "schedule").glob("*.yaml"))}
@@ -24,7 +28,7 @@ def _one_of_each() -> list[str]:
         base = next((other for other in texts if f"- {other}\n" in text), name)
         stages = tuple(line for line in texts[base].splitlines() if "/stage@" in line)
         chosen[stages] = max(chosen.get(stages, name), name, key=lambda each: len(texts[each]))
-    return sorted(chosen.values())
+    return sorted(name for name in chosen.values() if not name.startswith(ELSEWHERE))
 
 
 SCHEDULES = _one_of_each()

@@ -62,8 +62,8 @@ class TransformCodec(Codec):
         self.stride, self.latent_stride, self.quantise = stride, latent_stride, quantise
         self.latents = {"y_hat": LatentSpec("map", latent_channels, "base", stride=latent_stride)}
         self.gains = None if gains is None else gains(latent_channels)
-        self.rates = () if self.gains is None else self.gains.rates
-        self.continuous = self.gains is not None
+        if self.gains is not None:
+            self.rates, self.continuous = self.gains.rates, True
 
     @property
     def receptive_field(self) -> int | None:
