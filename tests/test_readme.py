@@ -186,3 +186,28 @@ def test_names_on_command_lines_are_there() -> None:
         assert (CONFIGS / group / f"{name}.yaml").is_file(), f"{group}={name}"
     for target in re.findall(r"`make ([\w-]+)`|^make ([\w-]+)", README, flags=re.MULTILINE):
         assert re.search(rf"^{''.join(target)}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE), target
+
+
+def test_figures_of_every_task_are_those_of_the_record() -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / "breadth.json").read_text())["figures"]
+    section = README.partition("## Every task, on pixels and on latents\n")[2].partition("\n## ")[0]
+    for title, name, digits in (
+        ("parsing: mIoU | 0.285", "celebamask_miou", 3),
+        ("presence: AP", "celebamask_ap", 3),
+        ("68 landmarks: NME", "ytfaces_nme", 4),
+        ("identity: EER", "ytfaces_eer", 3),
+        ("age: error in years", "utkface_mae", 1),
+        ("gender: accuracy", "utkface_accuracy", 3),
+        ("parsing: mIoU | 0.273", "camvid_miou", 3),
+        ("detection: mAP", "bccd_map", 3),
+    ):
+        (line,) = (line for line in section.splitlines() if title in line)
+        cells = [cell.strip() for cell in line.split("|")]
+        assert cells[4:6] == [f"{figures[f'{name}_{side}']:.{digits}f}" for side in ("pixels", "latents")]
+        if cells[1]:
+            assert cells[2] == f"{figures[name.partition('_')[0] + '_bpp']:.3f}"
+            assert f"{figures[name.partition('_')[0] + '_num_test']:.0f}" in cells[1]
+    text = " ".join(section.split())
+    top1 = "{imagenet_top1_lite0:.3f}, {imagenet_top1_lite1:.3f} and {imagenet_top1_lite2:.3f}"
+    assert f"900 validation pictures is {top1};".format(**figures) in text
+    assert "COCO is {coco_ap_fastestdet:.3f}.".format(**figures) in text

@@ -40,7 +40,9 @@ class AnyRate(MeanScaleHyperprior):
 
     def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
         with torch.autocast(x.device.type, enabled=False):
-            return [{"base": s} for s in self.latent_codec.compress(self._analyse(x, None) * self._gain(rate))]
+            return [
+                {"base": s} for s in self.latent_codec.compress(self._analyse(x, None) * self._gain(rate))
+            ]
 
     def _decode(
         self,
