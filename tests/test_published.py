@@ -282,11 +282,11 @@ def test_a_feature_predictor_that_does_not_fit_says_why(options, message):
 
 def test_an_onnx_network_is_what_onnxruntime_says(tmp_path):
     file = tiny_detector()
-    x = torch.rand(2, 3, 64, 64)
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     session = onnxruntime.InferenceSession(str(file))
-    bgr = (255 * x.flip(1) - 7) / 3
+    bgr = (255 * x.flip(1) - 7) / 80  # of size 1: float32's own errors stay below the bound
     theirs = np.concatenate([session.run(None, {"x": picture[None].numpy()})[0] for picture in bgr])
-    network = OnnxNetwork(file, input_range=[0, 255], mean=[7, 7, 7], std=[3, 3, 3], channels="BGR").eval()
+    network = OnnxNetwork(file, input_range=[0, 255], mean=[7, 7, 7], std=[80, 80, 80], channels="BGR").eval()
     assert np.allclose(network(x).detach().numpy(), theirs, atol=1e-5)
     any_batch = OnnxNetwork(write_detector(tmp_path / "batch.onnx", ["n", 3, "h", "w"])).eval()
     assert torch.allclose(any_batch(x), OnnxNetwork(file).eval()(x), atol=1e-5)
