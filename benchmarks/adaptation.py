@@ -4,22 +4,18 @@ One codec and one head, trained on its decoded pixels, are what all five begin w
 same pictures at the same lmbda, the head trains on: alone; with the encoder; with the decoder; with adapters in a codec
 that is frozen otherwise; with the whole codec. All are judged on the test split, in real bytes, by their own head.
 
-DIR gets the runs; killed, the same command goes on. Writes benchmarks/results/adaptation.json. About half an hour with
-``--jobs 2`` on two cores.
+DIR gets the runs; killed, the same command goes on. Writes benchmarks/results/adaptation.json.
 """
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.main_job import train
 from benchmarks.record import ROOT, Figures, Rows, write
+from benchmarks.runs import evaluate, train
 from launch.overrides import quoted
 from lightning_modules.parts import Parts, parameters_of
 from models.pretrained import load
@@ -81,14 +77,8 @@ def adapt(
         list(pool.map(run, ROWS))
     names = ", ".join(f"{{{row}: {quoted(root / row)}}}" for row in ROWS)
     quick = ("gallery=0", "timed_images=0", "complexity=false", "metrics=[psnr]")
-    evaluated = [
-        f"codecs=[{names}]",
-        "data=scenes6",
-        f"data.root={quoted(data)}",
-        f"out={quoted(root / 'test')}",
-    ]
-    subprocess.run([sys.executable, "evaluate.py", *evaluated, *quick], cwd=ROOT, check=True)
-    results = json.loads((root / "test" / "results.json").read_text())
+    evaluated = [f"codecs=[{names}]", "data=scenes6", f"data.root={quoted(data)}"]
+    results = evaluate(root / "test", [*evaluated, *quick])
     kept = ("bpp", "bpp_payload", "psnr", "tasks", "ci95", "num_images")
     return [
         {

@@ -1,21 +1,20 @@
 """Detection distillation: what a frozen detector's output says of the original, to be said of the decode. No labels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MetricCollection
 
-from models.outputs import LatentSpec
-from tasks.base import LabelLike, Task
 from tasks.means import MeanCost
+from tasks.taught import Taught
 
 BOX = slice(1, 5)
 """Corners in a packed candidate: objectness, x0, y0, x1, y1, class probabilities."""
 
 
-class DetectionDistillation(Task):
+class DetectionDistillation(Taught):
     """A detector's candidates on the original, predicted from the decode, before any threshold or suppression.
 
     ``preds`` are candidates, ``{"boxes": (B, N, 4) corners in pixels, "objectness": (B, N), "classes": (B, N, K)}``, of
@@ -35,27 +34,6 @@ class DetectionDistillation(Task):
     """
 
     monitor = "divergence"
-
-    def __init__(
-        self,
-        readable: Mapping[str, LatentSpec],
-        labels: Mapping[str, LabelLike],
-        *,
-        reads: str | Sequence[str],
-        head: Callable[[Sequence[LatentSpec], int], nn.Module],
-        num_classes: int,
-        teacher: nn.Module | None,
-    ):
-        if num_classes <= 0:
-            raise ValueError(f"num_classes={num_classes} must be positive")
-        self.num_classes = num_classes
-        super().__init__(readable, labels, reads=reads, head=head)
-        self.teacher = teacher
-
-    @property
-    def num_outputs(self) -> int:
-        """The teacher's classes."""
-        return self.num_classes
 
     @torch.no_grad()
     def target_of(self, batch: Mapping[str, Any]) -> Tensor:

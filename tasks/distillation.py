@@ -8,14 +8,15 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from models.outputs import LatentSpec
-from tasks.base import LabelLike, Task
+from tasks.base import LabelLike
 from tasks.means import Mean, MeanCost, divergence
+from tasks.taught import Taught
 
 NUM_DESCRIBED = 5
 """Most probable outputs that ``describe`` names."""
 
 
-class Distillation(Task):
+class Distillation(Taught):
     """A teacher's class probabilities on the original, predicted from the decode; ``preds`` are logits (B, K).
 
     Codecs for machines are trained so where nothing is labelled: with a head that is the teacher itself, held still,
@@ -50,17 +51,10 @@ class Distillation(Task):
         teacher: nn.Module | None,
         temperature: float = 1.0,
     ):
-        for name, value in (("num_classes", num_classes), ("temperature", temperature)):
-            if value <= 0:
-                raise ValueError(f"{name}={value} must be positive")
-        self.num_classes, self.temperature = num_classes, temperature
-        super().__init__(readable, labels, reads=reads, head=head)
-        self.teacher = teacher
-
-    @property
-    def num_outputs(self) -> int:
-        """The teacher's classes."""
-        return self.num_classes
+        if temperature <= 0:
+            raise ValueError(f"temperature={temperature} must be positive")
+        self.temperature = temperature
+        super().__init__(readable, labels, reads=reads, head=head, num_classes=num_classes, teacher=teacher)
 
     @torch.no_grad()
     def target_of(self, batch: Mapping[str, Any]) -> Tensor:

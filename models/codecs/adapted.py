@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from models import bitstream as container
 from models.bitstream import BitstreamError
+from models.codecs.around import Around
 from models.codecs.base import Codec
-from models.outputs import Bitstream, CodecOutput
+from models.outputs import Bitstream
 
 NETWORKS = ("g_a", "g_s", "h_a", "h_s", "entropy_parameters")
 """Where adapters go unless a set says otherwise, by the papers' names."""
@@ -44,7 +45,7 @@ class Adapter(nn.Module):
         return output + self.up(F.relu(self.down(output)))
 
 
-class Adapted(Codec):
+class Adapted(Around):
     """A codec with sets of adapters, one set a purpose.
 
     ::
@@ -74,11 +75,7 @@ class Adapted(Codec):
     def __init__(
         self, codec: Codec, adapters: Mapping[str, Mapping[str, Any] | None], active: str | None = None
     ):
-        super().__init__()
-        self.codec = codec
-        for fact in ("layers", "latents", "stride", "gives", "rates", "rate_step", "continuous", "trained"):
-            setattr(self, fact, getattr(codec, fact))
-        self.file_suffix, self.exact, self.learned = codec.file_suffix, codec.exact, codec.learned
+        super().__init__(codec)
         self.adapters = nn.ModuleDict()
         self._places: dict[str, dict[str, str]] = {}  # {set: {adapter: path of its layer in the codec}}
         for name, arguments in adapters.items():
@@ -164,28 +161,11 @@ class Adapted(Codec):
                 if self._id_of(name) == written:
                     which = "none of the sets of adapters" if name is None else f"the adapters {name!r}"
                     raise BitstreamError(f"the file was written with {which}: choose MODEL@{name or 'none'}")
-        return super().parse(data, max_pixels=max_pixels)
+        return Codec.parse(self, data, max_pixels=max_pixels)
 
-    def check_available(self) -> None:
-        self.codec.check_available()
-
-    def about(self) -> dict[str, Any]:
-        return self.codec.about()
-
-    def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
-        return self.codec._forward(x, rate, keys)
-
-    def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
-        return self.codec._encode(x, rate)
-
-    def _decode(
-        self,
-        strings: Sequence[dict[str, bytes]],
-        size: tuple[int, int],
-        rate: float | None,
-        want: Collection[str],
-    ) -> CodecOutput:
-        return self.codec._decode(strings, size, rate, want)
+    def serialise(self, bitstream: Bitstream) -> bytes:
+        """A file with the id of the set in use."""
+        return Codec.serialise(self, bitstream)
 
     def _prepare(self) -> None:
         super()._prepare()
