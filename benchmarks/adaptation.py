@@ -2,7 +2,9 @@
 
 One codec and one head, trained on its decoded pixels, are what all five begin with. Then, for as many batches of the
 same pictures at the same lmbda, the head trains on: alone; with the encoder; with the decoder; with adapters in a codec
-that is frozen otherwise; with the whole codec. All are judged on the test split, in real bytes, by their own head.
+that is frozen otherwise; with the whole codec. What trains also learns to be read by a published network that stays as
+it is (EfficientNet-Lite0, of the extra ``pretrained``), without labels: by its own answer on the original. All are
+judged on the test split, in real bytes, by their own head and by that network.
 
 DIR gets the runs; killed, the same command goes on. Writes benchmarks/results/adaptation.json.
 """
@@ -31,7 +33,15 @@ ROWS: Mapping[str, Sequence[str]] = {
     "full": ("codec",),
 }
 """What of the codec trains."""
-TOP1 = "scene/top1"
+MEASURED = {
+    "bpp": "bpp",
+    "psnr": "psnr",
+    "scene/top1": "top1",
+    "lite0/kl": "kl",
+    "lite0/agreement": "agreement",
+}
+"""{key of a result: what figures call it}"""
+LITE0 = ("+task@tasks.lite0=distillation_frozen_pixels", "+task_weights.lite0=0.3")
 
 
 def overrides(data: Path, num_batches: int, codec: Path, row: str, trains: Sequence[str]) -> list[str]:
@@ -40,8 +50,10 @@ def overrides(data: Path, num_batches: int, codec: Path, row: str, trains: Seque
     beginning = f"codec.codec: {quoted(f'{codec}:codec')}" if wrapped else f"codec: {quoted(codec)}"
     return [
         "experiment=scenes6_adaptation",
+        *LITE0,
         f"name=adaptation_{row}",
         f"data.root={quoted(data)}",
+        "+trainer.limit_test_batches=1",  # evaluate.py judges
         f"schedule.full.num_batches={num_batches}",
         f"schedule.full.updates.main.trainable=[{', '.join((*trains, 'tasks'))}]",
         f"schedule.full.init_from={{{beginning}}}",
@@ -78,7 +90,7 @@ def adapt(
     names = ", ".join(f"{{{row}: {quoted(root / row)}}}" for row in ROWS)
     quick = ("gallery=0", "timed_images=0", "complexity=false", "metrics=[psnr]")
     evaluated = [f"codecs=[{names}]", "data=scenes6", f"data.root={quoted(data)}"]
-    results = evaluate(root / "test", [*evaluated, *quick])
+    results = evaluate(root / "test", [*evaluated, *quick, "num_images=750"])
     kept = ("bpp", "bpp_payload", "psnr", "tasks", "ci95", "num_images")
     return [
         {
@@ -100,16 +112,22 @@ def shares(run: Path, trained: Sequence[str]) -> dict[str, Any]:
 
 
 def figures(rows: Rows) -> Figures:
-    """Rate, accuracy with 95 % bootstrap intervals over images, and share of the codec's weights that train."""
+    """Rates and scores, their 95 % bootstrap intervals over images, and the share of the codec's weights that train."""
     found: dict[str, float | None] = {}
     for row in rows:
         name = f"adaptation_{row['row']}"
-        for key, value in (("bpp", row["bpp"]), ("psnr", row["psnr"]), ("top1", row["tasks"][TOP1])):
-            low, high = row["ci95"].get(TOP1 if key == "top1" else key) or (None, None)
-            found |= {f"{name}_{key}": value, f"{name}_{key}_low": low, f"{name}_{key}_high": high}
+        for key, measured in MEASURED.items():
+            value = row["tasks"][key] if "/" in key else row[key]
+            low, high = row["ci95"].get(key) or (None, None)
+            of = f"{name}_{measured}"
+            found |= {of: value, f"{of}_low": low, f"{of}_high": high}
         found[f"{name}_trainable_percent"] = 100 * row["trained"] / row["weights"]
-    heads, adapters, full = (found[f"adaptation_{row}_top1"] for row in ("heads", "adapters", "full"))
-    found["adapters_share_of_full_gain"] = (adapters - heads) / (full - heads) if full != heads else None
+    for measured in ("top1", "kl"):
+        heads, adapters, full = (
+            found[f"adaptation_{row}_{measured}"] for row in ("heads", "adapters", "full")
+        )
+        share = (adapters - heads) / (full - heads) if full != heads else None
+        found[f"adaptation_share_of_full_gain_{measured}"] = share
     return found
 
 
@@ -134,16 +152,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     notes = (
         "One codec, at one lmbda; the same head to begin with, trained on for as many batches of the same pictures in "
         "every row. Shares are of the codec's weights without the head; adapters count against the codec they are "
-        "added to. Test split, whole files; intervals: bootstrap over images, one training each, so they say nothing "
-        "of another seed."
+        "added to. Every second picture of the test split, whole files; intervals: bootstrap over images, one training "
+        "each, so they say nothing of another seed."
     )
-    path = write(
-        "adaptation",
-        commands=["python -m benchmarks.adaptation SCENES DIR --jobs 2"],
-        rows=rows,
-        figures=figures,
-        notes=notes,
-    )
+    lengths = " ".join(map(str, options.batches))
+    command = f"python -m benchmarks.adaptation SCENES DIR --jobs {options.jobs} --batches {lengths}"
+    path = write("adaptation", commands=[command], rows=rows, figures=figures, notes=notes)
     print(path)
 
 

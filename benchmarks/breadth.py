@@ -6,8 +6,8 @@ DATA has the sets as folders (celebamask, ytfaces_landmarks, utkface_agegender, 
 weights/fastestdet.onnx; DIR gets the runs; killed, the same command goes on. Each experiment trains one codec for its
 set from the one in benchmarks/weights, with a head on its pixels and one on its latents for each task, and is tested in
 whole files. Published networks (the extra ``pretrained``) are evaluated as they are. Figures of the records
-``adaptation`` and ``variable_rate`` are taken over. ``--only NAME`` does some of it beforehand, ``--without NAME``
-leaves some out.
+``adaptation`` and ``variable_rate`` are taken over. ``--only NAME`` measures these sections and keeps the record's rows
+of all others; a row says of which commit it is.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from omegaconf import OmegaConf
 
 from benchmarks.record import RESULTS, ROOT, Figures, Rows, write
 from benchmarks.runs import evaluate, train
+from evaluation.results import git_commit
 from launch.overrides import quoted
 
 CODEC = ROOT / "benchmarks" / "weights" / "scenes6_codec"
@@ -90,7 +91,7 @@ ORIGINALS = ("codecs=[identity]", "anchors=null")
 PUBLISHED: Mapping[str, Callable[[Path], list[str]]] = {
     "imagenet": lambda data: [*_imagenet(data), *ORIGINALS],
     "coco": lambda data: [*_coco(data), *ORIGINALS],
-    "imagenet_ladders": _imagenet,
+    "imagenet_ladders": lambda data: [*_imagenet(data), "num_images=300"],
     "imagenet_vvc": lambda data: [*_imagenet(data), "codecs=[vvc_fast]", "anchors=null", "num_images=300"],
     "coco_ladders": _coco,
 }
@@ -148,27 +149,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of the data sets")
     parser.add_argument("out", type=Path, metavar="DIR", help="folder of the runs")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, sharing the cores (default: 1)")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="do these and write no record")
     parser.add_argument(
-        "--without", nargs="+", default=[], metavar="NAME", help="leave these out of the record"
+        "--only", nargs="+", metavar="NAME", help="measure these, keep the record's other rows"
     )
     options = parser.parse_args(arguments)
     data, root = options.data.absolute(), options.out.absolute()
     root.mkdir(parents=True, exist_ok=True)
     sections = sections_of(data, root, max(1, (os.cpu_count() or 1) // options.jobs))
-    if unknown := sorted({*(options.only or ()), *options.without} - {*sections, *OTHERS}):
-        parser.error(f"{' '.join(unknown)}: there are {', '.join((*sections, *OTHERS))}")
-    wanted = [name for name in sections if name in (options.only or sections) and name not in options.without]
+    wanted = list(options.only or sections)
+    if unknown := sorted({*wanted} - {*sections}):
+        parser.error(f"{' '.join(unknown)}: there are {', '.join(sections)}")
+    kept = json.loads((RESULTS / "breadth.json").read_text()) if options.only else {"rows": []}
 
     def rows_of(name: str) -> list[dict[str, Any]]:
-        found = sections[name]()
+        found = [{**row, "section": name, "git_commit": git_commit()} for row in sections[name]()]
         print(f"{name}: done", flush=True)
         return found
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        rows = [row for found in pool.map(rows_of, wanted) for row in found]
-    if options.only:
-        return
+        new = {name: found for name, found in zip(wanted, pool.map(rows_of, wanted), strict=True)}
+    old = {name: [row for row in kept["rows"] if row.get("section") == name] for name in sections}
+    rows = [row for found in (old | new).values() for row in found]
     rows.append({"kind": "contract", "codecs": len(list((ROOT / "configs" / "codec").glob("*.yaml")))})
     rows += [
         {
@@ -177,17 +178,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "figures": json.loads((RESULTS / f"{name}.json").read_text())["figures"],
         }
         for name in OTHERS
-        if name not in options.without
     ]
     notes = (
-        "One seed each; tests on the sets' own test splits (bccd: on each fold in turn; rows and the command say "
-        "which were run), bits of whole files. Codecs begin with the one in benchmarks/weights, which was trained on "
-        "scenes6; all lengths are those of the experiments' yamls, 850 to 2,200 batches, so the figures say that every "
-        "task works on pixels and latents, not what careful training would reach. Published networks are not "
-        "trained; imagenet_vvc is on every third picture."
+        "One seed each; tests on the sets' own test splits (bccd: on each fold in turn), bits of whole files. "
+        "Codecs begin with the one in benchmarks/weights, which was trained on scenes6; all lengths are "
+        "those of the experiments' yamls, 850 to 2,200 batches, so the figures say that every task works on "
+        "pixels and latents, not what careful training would reach. Published networks are not "
+        "trained; ladders on imagenet_val are on every third picture."
     )
-    left_out = f" --without {' '.join(options.without)}" if options.without else ""
-    commands = [f"python -m benchmarks.breadth DATA DIR --jobs {options.jobs}{left_out}"]
+    commands = [f"python -m benchmarks.breadth DATA DIR --jobs {options.jobs}"]
     print(write("breadth", commands=commands, rows=rows, figures=figures, notes=notes))
 
 

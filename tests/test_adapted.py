@@ -162,7 +162,7 @@ def test_the_record_s_figures_follow_from_its_rows() -> None:
             "weights": 200,
             "bpp": 0.5,
             "psnr": 30.0,
-            "tasks": {"scene/top1": 0.6 + i / 10},
+            "tasks": {"scene/top1": 0.6 + i / 10, "lite0/kl": 2 - i**2, "lite0/agreement": 0.5},
         }
         | {"ci95": {"bpp": [0.4, 0.6], "psnr": None, "scene/top1": [0.5, 0.9]}}
         for i, row in enumerate(("heads", "adapters", "full"))
@@ -171,7 +171,8 @@ def test_the_record_s_figures_follow_from_its_rows() -> None:
     assert found["adaptation_adapters_trainable_percent"] == 5
     assert found["adaptation_heads_top1"] == 0.6
     assert found["adaptation_full_bpp_low"] == 0.4
-    assert found["adapters_share_of_full_gain"] == pytest.approx(0.5)
+    assert found["adaptation_share_of_full_gain_top1"] == pytest.approx(0.5)
+    assert found["adaptation_share_of_full_gain_kl"] == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(
