@@ -6,7 +6,7 @@ DATA has the sets as folders (celebamask, ytfaces_landmarks, utkface_agegender, 
 weights/fastestdet.onnx; DIR gets the runs; killed, the same command goes on. Each experiment trains one codec for its
 set from the one in benchmarks/weights, with a head on its pixels and one on its latents for each task, and is tested in
 whole files. Published networks (the extra ``pretrained``) are evaluated as they are. Figures of the records
-``adaptation`` and ``variable_rate`` are taken over. ``--only NAME`` measures these sections and keeps the record's rows
+``adaptation`` and ``variable_rate``, where they were made, are taken over. ``--only NAME`` measures these sections and keeps the record's rows
 of all others; a row says of which commit it is.
 """
 
@@ -178,6 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "figures": json.loads((RESULTS / f"{name}.json").read_text())["figures"],
         }
         for name in OTHERS
+        if (RESULTS / f"{name}.json").is_file()
     ]
     notes = (
         "One seed each; tests on the sets' own test splits (bccd: on each fold in turn), bits of whole files. "
