@@ -6,8 +6,8 @@ DATA has the sets as folders (celebamask, ytfaces_landmarks, utkface_agegender, 
 weights/fastestdet.onnx; DIR gets the runs; killed, the same command goes on. Each experiment trains one codec for its
 set from the one in benchmarks/weights, with a head on its pixels and one on its latents for each task, and is tested in
 whole files. Published networks (the extra ``pretrained``) are evaluated as they are. Figures of the records
-``adaptation`` and ``variable_rate``, where they were made, are taken over. ``--only NAME`` measures these sections and keeps the record's rows
-of all others; a row says of which commit it is.
+``adaptation`` and ``variable_rate``, where they were made, are taken over. ``--only NAME`` measures these sections and
+keeps the record's rows of all others; a row says of which commit it is.
 """
 
 import argparse
