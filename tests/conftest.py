@@ -63,6 +63,17 @@ for _name in ("webp", "avif", "hevc", "vvc"):
         "proxy": {"model": {"width": 4, "latent_channels": 6, "num_stages": 2}},
     }
 TINY["preprocessed_jpeg"] = {"filter": {"widths": [4, 6]}}
+TINY["preprocessed_jpeg_seeing"] = {
+    "filter": {
+        "network": {
+            "network": {"backbone": "test_efficientnet"},
+            "layers": ["net.blocks.1", "net.blocks.3", "net.bn2"],
+        },
+        "channels": [24, 48, 256],
+        "width": 8,
+        "depth": 1,
+    }
+}
 """Overrides that make a shipped codec small; codecs that are not named here are tested as they are."""
 SMALL_ARGUMENTS = {"N": 8, "M": 12, "groups": [4, 8]}
 """Likewise, of CompressAI's models, those arguments that a yaml gives."""

@@ -1,5 +1,8 @@
 """Gains on the blocks of a picture: each block keeps its mean, and more or less of what differs from it."""
 
+import itertools
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -7,6 +10,8 @@ from models.padding import crop, pad_to_stride, padded_size
 
 SIDE = 8
 """Of a block: JPEG's."""
+NUM_BANDS = 3
+"""Of a block, coarse to fine: what its means of 4x4 add to its mean, those of 2x2 to these, and its pixels to these."""
 
 
 def grid_of(size: tuple[int, int]) -> tuple[int, int]:
@@ -16,16 +21,34 @@ def grid_of(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def scaled(x: Tensor, gains: Tensor) -> Tensor:
-    """mean + gain * (x - mean) in every block of 8x8 pixels: in JPEG's terms, all its coefficients but the DC.
+    """mean + sum of gain * band in every block of 8x8 pixels; with one gain, that is of all that differs from the mean.
 
     Args:
         x: pictures (B, 3, H, W).
-        gains: (B, 1 or 3, *grid_of((H, W))).
+        gains: (B, 1 or NUM_BANDS, *grid_of((H, W))).
     """
-    padded = pad_to_stride(x, SIDE)
-    mean = _enlarged(F.avg_pool2d(padded, SIDE))
-    return crop(mean + _enlarged(gains) * (padded - mean), tuple(x.shape[-2:]))
+    mean, *bands = _bands(pad_to_stride(x, SIDE))
+    if gains.shape[1] == 1:
+        gains = gains.expand(-1, NUM_BANDS, -1, -1)
+    found = mean
+    for band, gain in zip(bands, gains.unbind(1), strict=True):
+        found = found + _enlarged(gain[:, None], SIDE) * band
+    return crop(found, tuple(x.shape[-2:]))
 
 
-def _enlarged(blocks: Tensor) -> Tensor:
-    return blocks.repeat_interleave(SIDE, -1).repeat_interleave(SIDE, -2)
+def band_contrasts(x: Tensor) -> Tensor:
+    """log2(1 + root mean square of each band of each block, in 8-bit values), (B, NUM_BANDS, *grid_of((H, W)))."""
+    _, *bands = _bands(pad_to_stride(x, SIDE))
+    powers = [F.avg_pool2d((255 * band).square().mean(1, keepdim=True), SIDE) for band in bands]
+    return torch.log2(1 + torch.cat(powers, 1).sqrt())
+
+
+def _bands(x: Tensor) -> list[Tensor]:
+    """The blocks' means, and the bands: their sum is x (B, 3, H, W), whose sides are multiples of ``SIDE``."""
+    sides = [SIDE // 2**i for i in range(NUM_BANDS)]
+    views = [*(_enlarged(F.avg_pool2d(x, side), side) for side in sides), x]
+    return [views[0], *(fine - coarse for coarse, fine in itertools.pairwise(views))]
+
+
+def _enlarged(blocks: Tensor, side: int) -> Tensor:
+    return blocks.repeat_interleave(side, -1).repeat_interleave(side, -2)
