@@ -61,6 +61,7 @@ def trained(data: Path, root: Path, threads: int, name: str, fold: int | None = 
             "set": name,
             "fold": fold,
             "num_images": images,
+            "git_commit": summary["git_commit"],
             **{key: row[key] for key in ("codec", "rate", "bpp", "bpp_payload", "psnr", "tasks")},
         }
         for row in summary["test"]["rows"]
@@ -162,12 +163,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kept = json.loads((RESULTS / "breadth.json").read_text()) if options.only else {"rows": []}
 
     def rows_of(name: str) -> list[dict[str, Any]]:
-        found = [{**row, "section": name, "git_commit": git_commit()} for row in sections[name]()]
+        found = [{"section": name, "git_commit": git_commit(), **row} for row in sections[name]()]
         print(f"{name}: done", flush=True)
         return found
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        new = {name: found for name, found in zip(wanted, pool.map(rows_of, wanted), strict=True)}
+        new = dict(zip(wanted, pool.map(rows_of, wanted), strict=True))
     old = {name: [row for row in kept["rows"] if row.get("section") == name] for name in sections}
     rows = [row for found in (old | new).values() for row in found]
     rows.append({"kind": "contract", "codecs": len(list((ROOT / "configs" / "codec").glob("*.yaml")))})

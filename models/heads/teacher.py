@@ -38,7 +38,7 @@ class TimmTeacher(nn.Module):
         self.net = create_backbone(backbone, pretrained=pretrained, weights=weights, arguments=backbone_args)
         cfg = self.net.pretrained_cfg
         self.normalise = NormalisePixels(cfg["mean"], cfg["std"])
-        # The layout that CPUs and tensor cores convolve in: half the time, forward and back.
+        # The layout that CPUs and tensor cores convolve in.
         self.to(memory_format=torch.channels_last)
 
     @property

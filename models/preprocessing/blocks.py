@@ -25,12 +25,9 @@ def scaled(x: Tensor, gains: Tensor) -> Tensor:
 
     Args:
         x: pictures (B, 3, H, W).
-        gains: (B, 1 or NUM_BANDS, *grid_of((H, W))).
+        gains: (B, 1 to NUM_BANDS, *grid_of((H, W))).
     """
-    mean, *bands = _bands(pad_to_stride(x, SIDE))
-    if gains.shape[1] == 1:
-        gains = gains.expand(-1, NUM_BANDS, -1, -1)
-    found = mean
+    found, *bands = _bands(pad_to_stride(x, SIDE), gains.shape[1])
     for band, gain in zip(bands, gains.unbind(1), strict=True):
         found = found + _enlarged(gain[:, None], SIDE) * band
     return crop(found, tuple(x.shape[-2:]))
@@ -38,14 +35,14 @@ def scaled(x: Tensor, gains: Tensor) -> Tensor:
 
 def band_contrasts(x: Tensor) -> Tensor:
     """log2(1 + root mean square of each band of each block, in 8-bit values), (B, NUM_BANDS, *grid_of((H, W)))."""
-    _, *bands = _bands(pad_to_stride(x, SIDE))
+    _, *bands = _bands(pad_to_stride(x, SIDE), NUM_BANDS)
     powers = [F.avg_pool2d((255 * band).square().mean(1, keepdim=True), SIDE) for band in bands]
     return torch.log2(1 + torch.cat(powers, 1).sqrt())
 
 
-def _bands(x: Tensor) -> list[Tensor]:
-    """The blocks' means, and the bands: their sum is x (B, 3, H, W), whose sides are multiples of ``SIDE``."""
-    sides = [SIDE // 2**i for i in range(NUM_BANDS)]
+def _bands(x: Tensor, count: int) -> list[Tensor]:
+    """Means of blocks and ``count`` bands, the last with all that is finer, whose sum is x; its sides: n * ``SIDE``."""
+    sides = [SIDE // 2**i for i in range(count)]
     views = [*(_enlarged(F.avg_pool2d(x, side), side) for side in sides), x]
     return [views[0], *(fine - coarse for coarse, fine in itertools.pairwise(views))]
 

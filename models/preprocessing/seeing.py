@@ -1,4 +1,4 @@
-"""A filter that knows what it looks at: gains on blocks and bands, from what a published network sees in them."""
+"""A filter that knows what it looks at: gains on blocks and bands, from what a network sees in the picture."""
 
 from collections.abc import Sequence
 
