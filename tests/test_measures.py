@@ -223,4 +223,12 @@ def test_a_record_s_figures_follow_from_its_rows(name: str, capsys: pytest.Captu
         "notes",
     ]
     assert recompute.main(name) == 0
-    assert json.loads(capsys.readouterr().out) == record["figures"]
+    assert list(json.loads(capsys.readouterr().out)) == list(record["figures"])
+
+
+def test_figures_are_the_same_but_for_rounding() -> None:
+    stored = {"bd_rate": -7.25, "none": None, "zero": 0.0}
+    assert recompute.same(stored | {"bd_rate": -7.25 * (1 + 1e-13), "zero": 1e-17}, stored)
+    for wrong in ({"bd_rate": -7.2501}, {"bd_rate": None}, {"none": 0.0}, {"zero": 1e-6}, {"more": 1.0}):
+        assert not recompute.same(stored | wrong, stored), wrong
+    assert not recompute.same({"bd_rate": -7.25}, stored)
