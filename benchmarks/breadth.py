@@ -89,12 +89,14 @@ def _coco(data: Path) -> list[str]:
 
 
 ORIGINALS = ("codecs=[identity]", "anchors=null")
+RATES = "rates={jpeg: [5, 10, 20, 50, 80], webp: [0, 10, 35, 65, 90], avif: [0, 20, 40, 60, 80], hevc: [47, 42, 37, 32, 22]}"
+VVC = ("codecs=[vvc_fast]", "rates={vvc_fast: [52, 47, 42, 37, 27]}", "anchors=null")
 PUBLISHED: Mapping[str, Callable[[Path], list[str]]] = {
     "imagenet": lambda data: [*_imagenet(data), *ORIGINALS],
     "coco": lambda data: [*_coco(data), *ORIGINALS],
-    "imagenet_ladders": lambda data: [*_imagenet(data), "num_images=300"],
-    "imagenet_vvc": lambda data: [*_imagenet(data), "codecs=[vvc_fast]", "anchors=null", "num_images=300"],
-    "coco_ladders": _coco,
+    "imagenet_ladders": lambda data: [*_imagenet(data), RATES, "num_images=300"],
+    "imagenet_vvc": lambda data: [*_imagenet(data), *VVC, "num_images=300"],
+    "coco_ladders": lambda data: [*_coco(data), RATES],
 }
 """{section: overrides of evaluate.py}."""
 
