@@ -89,7 +89,13 @@ def _coco(data: Path) -> list[str]:
 
 
 ORIGINALS = ("codecs=[identity]", "anchors=null")
-RATES = "rates={jpeg: [5, 10, 20, 50, 80], webp: [0, 10, 35, 65, 90], avif: [0, 20, 40, 60, 80], hevc: [47, 42, 37, 32, 22]}"
+QUALITIES = (
+    "jpeg: [5, 10, 20, 50, 80]",
+    "webp: [0, 10, 35, 65, 90]",
+    "avif: [0, 20, 40, 60, 80]",
+    "hevc: [47, 42, 37, 32, 22]",
+)
+RATES = f"rates={{{', '.join(QUALITIES)}}}"
 VVC = ("codecs=[vvc_fast]", "rates={vvc_fast: [52, 47, 42, 37, 27]}", "anchors=null")
 PUBLISHED: Mapping[str, Callable[[Path], list[str]]] = {
     "imagenet": lambda data: [*_imagenet(data), *ORIGINALS],

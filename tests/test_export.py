@@ -18,6 +18,7 @@ from compressai.models import MeanScaleHyperprior as CompressAIMeanScale
 from compressai.registry import MODELS
 from compressai.zoo import load_state_dict
 from huggingface_hub import ModelCard
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 import export
@@ -541,3 +542,26 @@ def test_transforms_of_other_codecs(name: str, tmp_path: Path) -> None:
     for file, about in record.items():
         assert about["inputs"]["x"][0] == about["inputs"]["x"][2] == about["inputs"]["x"][3] == "?"
         onnx.checker.check_model(str(tmp_path / file))
+
+
+@pytest.mark.slow
+def test_same_padding_of_a_free_size_is_written_as_one_operator(tmp_path):
+    """Strides and kernels whose padding is even, odd and none, at sides that leave every remainder."""
+    layers = (
+        {"kernel_size": 5, "stride": 2},
+        {"kernel_size": 3, "stride": 2, "bias": False},
+        {"kernel_size": 2, "stride": 3},
+        {"kernel_size": 5, "stride": 4, "groups": 3},
+    )
+    net = nn.Sequential(*(Conv2dSame(3, 3, **layer) for layer in layers)).eval()
+    cases = [(torch.rand(1, 3, 96 - cut, 120 + cut),) for cut in range(5)]
+    with torch.no_grad():
+        expected = [net(*case) for case in cases]
+        part = onnx_export.Part("net", net, ("x",), cases)
+        onnx_export._write(part, tmp_path / "net.onnx")
+        assert onnx_export._deviation(part, tmp_path / "net.onnx") < 1e-6
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"))
+    for (x,), output in zip(cases, expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), output)
+    kinds = [node.op_type for node in onnx.load(str(tmp_path / "net.onnx")).graph.node]
+    assert kinds == ["Conv"] * len(layers)

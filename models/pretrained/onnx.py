@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten_with_path, tree_leaves
 
 from models.codecs.base import Codec
 from models.outputs import CodecOutput
+from models.pretrained.same_padding import traceable, translations
 
 TOLERANCE = 1e-4
 """Largest deviation allowed, as a share of the output's largest magnitude; float32 runtimes differ by about 1e-6."""
@@ -179,7 +180,7 @@ def _write(part: Part, path: Path) -> None:
     try:
         with _quiet():
             torch.onnx.export(
-                part.module,
+                traceable(part.module),
                 part.cases[0],
                 path,
                 dynamo=True,
@@ -187,6 +188,7 @@ def _write(part: Part, path: Path) -> None:
                 output_names=outputs,
                 dynamic_shapes=shapes,
                 opset_version=OPSET,
+                custom_translation_table=translations(),
                 external_data=False,
                 verbose=False,
             )
