@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from benchmarks.adaptation import ROWS
 from tests.conftest import CONFIGS
 
 ROOT = Path(__file__).parents[1]
@@ -211,3 +212,19 @@ def test_figures_of_every_task_are_those_of_the_record() -> None:
     top1 = "{imagenet_top1_lite0:.3f}, {imagenet_top1_lite1:.3f} and {imagenet_top1_lite2:.3f}"
     assert f"900 validation pictures is {top1};".format(**figures) in text
     assert "COCO is {coco_ap_fastestdet:.3f}.".format(**figures) in text
+
+
+def test_figures_of_adaptation_are_those_of_the_record() -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / "adaptation.json").read_text())["figures"]
+    section = README.partition("## Adapt a trained codec\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if "–" in line]
+    for row, (_, share, *cells) in zip(ROWS, rows, strict=True):
+        of = {key.removeprefix(f"adaptation_{row}_"): value for key, value in figures.items()}
+        assert share == f"{of['trainable_percent']:.0f} %"
+        measured = (("bpp", 3), ("psnr", 1), ("kl", 2), ("agreement", 2))
+        assert cells == [
+            f"{of[key]:.{digits}f} ({of[f'{key}_low']:.{digits}f}–{of[f'{key}_high']:.{digits}f})"
+            for key, digits in measured
+        ]
+        assert f"{of['top1']:.2f}" == "0.60"
+    assert "right on 0.60 of the scenes" in " ".join(section.split())
