@@ -77,7 +77,7 @@ def read(scenes: Path, root: Path, threads: int) -> list[dict[str, Any]]:
     run = root / "scenes"
     training = [
         "experiment=scenes6_variable", f"data.root={quoted(scenes)}", f"schedule.pretrain.init_from={beginning()}",
-        "callbacks.reconstructions=null", "+trainer.limit_test_batches=1", "baselines=null",
+        "callbacks.reconstructions=null", "+trainer.limit_test_batches=1", "~baselines.jpeg",
     ]  # fmt: skip
     train(run, training, threads)
     overrides = [f"codecs=[{{scenes: {quoted(run)}}}]", "data=scenes6", f"data.root={quoted(scenes)}"]

