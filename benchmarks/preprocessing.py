@@ -199,8 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     notes = (
         "BD-rates are on file bytes, negative saves; KL and NLL are to each network's own prediction on the original. "
-        "Lite0 taught the filter and the refinement; what it says of refined files carries no claim, for the encoder knows "
-        "its answer. jpeg+scaled, the simple opponent, is the best at each rate of JPEG at its own size and of "
+        "Lite0 taught the filter and the refinement; what it says of refined files carries no claim, for the encoder "
+        "knows its answer. jpeg+scaled, the simple opponent, is the best at each rate of JPEG at its own size and of "
         f"pictures shrunk to {' and '.join(f'{100 * scale:g} %' for scale in SMALLER)} of their sides. Intervals: "
         "bootstrap over pictures; one seed. Seconds are of this machine, step costs ratios in one process."
     )

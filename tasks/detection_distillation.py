@@ -57,6 +57,10 @@ class DetectionDistillation(Taught):
         """Divergence (``divergence``) summed over images, and their number."""
         return divergence(pack(preds), target).sum(), target.new_tensor(float(len(target)))
 
+    def difference(self, preds: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> Tensor:
+        """Divergence from the other predictions for each object that they hold, (B,)."""
+        return divergence(pack(preds), pack(reference))
+
     def metrics(self) -> MetricCollection:
         """Means over images, for each object that the teacher sees: ``divergence`` and its three parts."""
         return MetricCollection(

@@ -89,6 +89,10 @@ class FeatureDistillation(Task):
             )
         return feature_distance(features, target).sum(), target.new_tensor(float(len(target)))
 
+    def difference(self, preds: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
+        """Squared distance of unit-normalised features from others, mean over positions and layers, (B,)."""
+        return feature_distance(unit_features(preds), unit_features(reference))
+
     def metrics(self) -> MetricCollection:
         """Means over images: ``distance`` in [0, 4]; ``cosine`` of head and teacher at the same position."""
         return MetricCollection(

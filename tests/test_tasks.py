@@ -166,6 +166,23 @@ def test_loss_reaches_every_parameter(name):
 
 
 @every_task
+def test_what_needs_no_labels_can_teach_on_pixels(name):
+    task = build(name).eval()
+    if task.label is not None or task.reads != ("pixels",):
+        pytest.skip("learns from labels, or reads more than pixels")
+    x = torch.rand(2, 3, *SIZE)
+    compare = task.compared_with(x)
+    torch.testing.assert_close(compare(x), torch.zeros(2), rtol=0, atol=1e-4)
+    worse = torch.stack([x[0], x[1].flip(-1)]).requires_grad_()
+    found = compare(worse)
+    assert found.shape == (2,)
+    assert found[0] < 1e-4 < found[1], "each image has its own"
+    (gradient,) = torch.autograd.grad(found[1], worse)
+    assert gradient[1].any()
+    assert not gradient[0].any()
+
+
+@every_task
 def test_loss_falls_on_one_batch(name):
     task = learning(name)
     if not list(task.parameters()):
