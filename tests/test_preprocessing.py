@@ -2,8 +2,10 @@
 
 import copy
 import io
+import itertools
 import threading
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ from models.codecs.standard.pillow import JPEG, WebP
 from models.entropy.noise import sample_keys
 from models.outputs import CodecOutput
 from models.preprocessing.blocks import NUM_BANDS, band_contrasts, scaled
+from models.preprocessing.informed import InformedFilter, information
 from models.preprocessing.residual import ResidualFilter
 from models.preprocessing.seeing import SeeingFilter
 from models.preprocessing.unet import UNetFilter
@@ -54,8 +57,25 @@ def seeing() -> SeeingFilter:
     return SeeingFilter(Means(), (3, 3), width=8, depth=2)
 
 
+class Judge(nn.Module):
+    """A classifier of three classes that looks at edges and is not sure."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.edges, self.last = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 30 * self.last(self.edges(self.norm(x)).square().mean((2, 3)))
+
+
+def informed(**arguments) -> InformedFilter:
+    torch.manual_seed(0)
+    return InformedFilter(Judge(), width=8, **arguments)
+
+
 torch.manual_seed(0)  # whatever was imported before
-FILTERS = [UNetFilter((4, 6)), ResidualFilter(6, 2), seeing()]
+FILTERS = [UNetFilter((4, 6)), ResidualFilter(6, 2), seeing(), informed()]
 
 
 def jpeg_behind_a_filter(**arguments) -> Preprocessed:
@@ -126,8 +146,9 @@ def test_contrasts_of_bands_are_in_grey_levels() -> None:
     )
 
 
-def test_what_looks_is_held_still_and_what_decides_follows_it(images: Tensor) -> None:
-    made = seeing().train()
+@pytest.mark.parametrize("make", [seeing, informed])
+def test_what_looks_is_held_still_and_what_decides_follows_it(make: Callable, images: Tensor) -> None:
+    made = make().train()
     assert not made.network.norm.training
     torch.nn.init.normal_(made.decision.last.weight)
     before = made.network.norm.running_mean.clone()
@@ -153,6 +174,37 @@ def test_what_decides_learns_what_each_rate_wants_of_each_band(images: Tensor) -
     assert low.shape == high.shape == contrasts.shape
     assert (low.mean((0, 2, 3)) - wishes[0.0]).abs().max() < 0.1
     assert (high - 1).abs().mean() < 0.1
+
+
+def test_information_says_what_a_gain_costs(images: Tensor) -> None:
+    judge, x = Judge().eval(), images[:2, :, :16, :24]
+    found = information(judge, x, classes=3)
+    assert found.shape == (2, NUM_BANDS, 2, 3)
+    judge, x = judge.double(), x.double()
+    before, step = judge(x).log_softmax(1), 0.02
+    for place in itertools.product(range(NUM_BANDS), range(2), range(3)):
+        costs = []
+        for gain in (1 - step, 1 + step):  # what is odd in it goes
+            gains = torch.ones(2, NUM_BANDS, 2, 3, dtype=torch.float64)
+            gains[:, *place] = gain
+            after = judge(scaled(x, gains)).log_softmax(1)
+            costs.append((before.exp() * (before - after)).sum(1))
+        second_order = 2 * torch.stack(costs).mean(0) / step**2
+        torch.testing.assert_close(
+            found[:, *place].double(), second_order, rtol=0.05, atol=0.02 * float(found.mean())
+        )
+    with pytest.raises(ValueError, match="classes=0 must be at least 1"):
+        informed(classes=0)
+
+
+def test_gains_are_the_same_where_files_are_coded(images: Tensor) -> None:
+    made = informed().eval()
+    nn.init.normal_(made.decision.last.weight)
+    x = images[..., :29, :19]  # blocks that are cut off
+    expected = made.gains(x, 0.3)
+    assert expected.std() > 0.01
+    with torch.inference_mode():
+        torch.testing.assert_close(made.gains(x.clone(), 0.3), expected)
 
 
 def test_channels_that_are_not_the_network_s_are_told(images: Tensor) -> None:

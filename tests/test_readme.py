@@ -190,7 +190,8 @@ def test_names_on_command_lines_are_there() -> None:
 
 
 def test_figures_of_every_task_are_those_of_the_record() -> None:
-    figures = json.loads((ROOT / "benchmarks" / "results" / "breadth.json").read_text())["figures"]
+    record = json.loads((ROOT / "benchmarks" / "results" / "breadth.json").read_text())
+    figures = record["figures"]
     section = README.partition("## Every task, on pixels and on latents\n")[2].partition("\n## ")[0]
     for title, name, digits in (
         ("parsing: mIoU | 0.285", "celebamask_miou", 3),
@@ -212,6 +213,24 @@ def test_figures_of_every_task_are_those_of_the_record() -> None:
     top1 = "{imagenet_top1_lite0:.3f}, {imagenet_top1_lite1:.3f} and {imagenet_top1_lite2:.3f}"
     assert f"900 validation pictures is {top1};".format(**figures) in text
     assert "COCO is {coco_ap_fastestdet:.3f}.".format(**figures) in text
+    ladders = {
+        (row["set"].partition("_")[0], row["codec"], row["rate"]): row
+        for row in record["rows"]
+        if row["kind"] == "published"
+    }
+    for title, codec, rate in (
+        ("JPEG 10", "jpeg", 10),
+        ("WebP 10", "webp", 10),
+        ("AVIF 20", "avif", 20),
+        ("HEVC QP 42", "hevc", 42),
+        ("VVC (fast) QP 42", "vvc_fast", 42),
+    ):
+        (line,) = (line for line in section.splitlines() if line.startswith(f"| {title} |"))
+        read, found = ladders["imagenet", codec, rate], ladders.get(("coco", codec, rate))
+        assert read["num_images"] == 300
+        shown = [f"{read['bpp']:.3f}", ", ".join(f"{read['tasks'][f'lite{i}/top1']:.3f}" for i in range(3))]
+        shown += [f"{found['bpp']:.3f}", f"{found['tasks']['fastestdet/map']:.3f}"] if found else ["–", "–"]
+        assert [cell.strip() for cell in line.split("|")[2:-1]] == shown
 
 
 def test_figures_of_adaptation_are_those_of_the_record() -> None:

@@ -40,6 +40,21 @@ def band_contrasts(x: Tensor) -> Tensor:
     return torch.log2(1 + torch.cat(powers, 1).sqrt())
 
 
+def summed_bands(x: Tensor, weights: Tensor) -> Tensor:
+    """Sum of each band of each block of x times the weights there, (B, NUM_BANDS, H / SIDE, W / SIDE).
+
+    With the slope of something over x's pixels as weights: its slope over ``scaled``'s gains, at 1.
+
+    Args:
+        x: pictures (B, 3, H, W), whose sides are multiples of ``SIDE``.
+        weights: likewise.
+    """
+    _, *bands = _bands(x, NUM_BANDS)
+    return SIDE**2 * torch.cat(
+        [F.avg_pool2d((weights * band).sum(1, keepdim=True), SIDE) for band in bands], 1
+    )
+
+
 def _bands(x: Tensor, count: int) -> list[Tensor]:
     """Means of blocks and ``count`` bands, the last with all that is finer, whose sum is x; its sides: n * ``SIDE``."""
     sides = [SIDE // 2**i for i in range(count)]
