@@ -31,6 +31,7 @@ from models.codecs.standard.pillow import JPEG, WebP
 from models.entropy.noise import sample_keys
 from models.outputs import CodecOutput
 from models.preprocessing.blocks import NUM_BANDS, band_contrasts, scaled
+from models.preprocessing.gain_filter import GainFilter
 from models.preprocessing.informed import InformedFilter, information
 from models.preprocessing.residual import ResidualFilter
 from models.preprocessing.seeing import SeeingFilter
@@ -71,7 +72,14 @@ class Judge(nn.Module):
 
 def informed(**arguments) -> InformedFilter:
     torch.manual_seed(0)
-    return InformedFilter(Judge(), width=8, **arguments)
+    return InformedFilter(Judge(), **arguments)
+
+
+def changing(made: GainFilter) -> GainFilter:
+    """The same, whose gains are no longer 1."""
+    for parameter in made.decision.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return made
 
 
 torch.manual_seed(0)  # whatever was imported before
@@ -150,7 +158,7 @@ def test_contrasts_of_bands_are_in_grey_levels() -> None:
 def test_what_looks_is_held_still_and_what_decides_follows_it(make: Callable, images: Tensor) -> None:
     made = make().train()
     assert not made.network.norm.training
-    torch.nn.init.normal_(made.decision.last.weight)
+    changing(made)
     before = made.network.norm.running_mean.clone()
     made(images, 0.5).square().sum().backward()
     assert torch.equal(made.network.norm.running_mean, before)
@@ -198,8 +206,7 @@ def test_information_says_what_a_gain_costs(images: Tensor) -> None:
 
 
 def test_gains_are_the_same_where_files_are_coded(images: Tensor) -> None:
-    made = informed().eval()
-    nn.init.normal_(made.decision.last.weight)
+    made = changing(informed().eval())
     x = images[..., :29, :19]  # blocks that are cut off
     expected = made.gains(x, 0.3)
     assert expected.std() > 0.01

@@ -6,8 +6,10 @@ from torch import Tensor, nn
 
 from models.padding import pad_to_stride
 from models.preprocessing.blocks import NUM_BANDS, SIDE, band_contrasts, grid_of, summed_bands
-from models.preprocessing.decision import Decision
 from models.preprocessing.gain_filter import GainFilter
+
+NEIGHBOURHOOD = 5
+"""Blocks along a side: one block's own information is a rough guess."""
 
 
 class InformedFilter(GainFilter):
@@ -18,34 +20,55 @@ class InformedFilter(GainFilter):
         F_bb = sum over classes y of p(y) (d log p(y) / d g_b)^2
 
     is the Fisher information of the gain of band b of some block, at g = 1: a fact of picture and network, without
-    labels, codec or rate. The decision learns what to make of it and of the contrasts, at each rate.
+    labels, codec or rate. What is learned is how much to remove where, at each rate (Allotment).
 
     Args:
         network: a classifier: pictures (B, 3, H, W) in [0, 1] -> logits (B, K).
         classes: how many of the likeliest stand for all; each costs the encoder a way back through the network.
-        width: see Decision.
-        depth: see Decision.
-        hidden: see Decision.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: ``classes`` is less than 1.
     """
 
-    def __init__(
-        self, network: nn.Module, *, classes: int = 1, width: int = 32, depth: int = 2, hidden: int = 16
-    ):
+    def __init__(self, network: nn.Module, *, classes: int = 1):
         if classes < 1:
             raise ValueError(f"classes={classes} must be at least 1")
-        # Of each band: its contrast, its information, and that of its neighbourhood.
-        super().__init__(network, Decision(3 * NUM_BANDS, (), width, depth, hidden))
+        super().__init__(network, Allotment())
         self.classes = classes
 
     def gains(self, x: Tensor, level: float) -> Tensor:
-        """See GainFilter."""
+        """See GainFilter; at most 1."""
         found = information(self.network, x, self.classes)
-        around = F.avg_pool2d(F.pad(found, (1, 1, 1, 1), mode="replicate"), 3, 1)
-        told = [band_contrasts(x).detach(), _relative(found), _relative(around)]
-        return self.decision(torch.cat(told, 1), (), level)
+        edge = NEIGHBOURHOOD // 2
+        around = F.avg_pool2d(F.pad(found, (edge,) * 4, mode="replicate"), NEIGHBOURHOOD, 1)
+        return self.decision(_relative(around), band_contrasts(x).detach(), level)
+
+
+class Allotment(nn.Module):
+    """min(1, max(0, 1 + shift + slope * score)): scores are what blocks' bands tell for what they cost.
+
+    A score is a sum of the logarithms of information and of contrast, less its mean over the picture. Shift and slope
+    of each band are straight in the level, and 0 at first. A few numbers in all, which little training finds.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.score = nn.Conv2d(2 * NUM_BANDS, NUM_BANDS, 1, bias=False)
+        self.of_level = nn.Linear(1, 2 * NUM_BANDS)
+        with torch.no_grad():
+            # Bits of a block grow by about that power of e for each doubling of its contrast.
+            own = torch.eye(NUM_BANDS)
+            self.score.weight.copy_(torch.cat([own, -0.45 * own], 1)[..., None, None])
+        nn.init.zeros_(self.of_level.weight)
+        nn.init.zeros_(self.of_level.bias)
+
+    def forward(self, information: Tensor, contrasts: Tensor, level: float) -> Tensor:
+        """(B, NUM_BANDS, rows, columns) each, in logarithms, to gains of that shape in [0, 1]."""
+        score = self.score(torch.cat([information, contrasts], 1))
+        score = score - score.mean((2, 3), keepdim=True)
+        at = torch.full((1,), level, device=score.device, dtype=score.dtype)
+        shift, slope = self.of_level(at)[:, None, None].chunk(2)
+        return (1 + shift + slope * score).clamp(0, 1)
 
 
 def information(network: nn.Module, x: Tensor, classes: int) -> Tensor:
