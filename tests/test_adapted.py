@@ -148,9 +148,9 @@ def test_a_run_trains_adapters_alone_and_its_model_can_be_switched(tmp_path: Pat
     assert files(plain.codec, images) == files(base.codec, images) != files(adapted.codec, images)
     again = load(save_pretrained(plain, tmp_path / "plain"))
     assert again.codec.active is None
-    with pytest.raises(ValueError, match=r"@other: its codec has the variants \['machines', 'none'\]"):
+    with pytest.raises(ValueError, match=r"@other: its codec has the adapters \['machines', 'none'\]"):
         load(f"{tmp_path}/run@other")
-    with pytest.raises(ValueError, match=r"@machines: its codec has the variants \[\]"):
+    with pytest.raises(ValueError, match=r"@machines: its codec has no adapters \(codec=adapted has\)"):
         load(f"{tmp_path}/base@machines")
 
 

@@ -116,6 +116,14 @@ def test_a_filter_begins_as_none_at_any_size_and_rate(made: nn.Module, size: tup
         assert torch.equal((255 * out).round().long(), levels)
 
 
+@pytest.mark.parametrize("made", FILTERS, ids=lambda f: type(f).__name__)
+def test_a_filter_learns_from_its_first_step_on(made: nn.Module, images: Tensor) -> None:
+    made = copy.deepcopy(made)
+    made(images, 0.7).square().sum().backward()
+    gradients = [p.grad for p in made.parameters() if p.grad is not None]
+    assert max(float(gradient.abs().max()) for gradient in gradients) > 1e-3
+
+
 @pytest.mark.parametrize("made", FILTERS[:2], ids=lambda f: type(f).__name__)
 def test_a_filter_learns_what_each_rate_wants(made: nn.Module, images: Tensor) -> None:
     made, images = copy.deepcopy(made), images[..., :32, :32]

@@ -48,7 +48,8 @@ class Allotment(nn.Module):
     """min(1, max(0, 1 + shift + slope * score)): scores are what blocks' bands tell for what they cost.
 
     A score is a sum of the logarithms of information and of contrast, less its mean over the picture. Shift and slope
-    of each band are straight in the level, and 0 at first. A few numbers in all, which little training finds.
+    of each band are straight in the level, and 0 at first, but for a trace. These are a few numbers, which little
+    training finds.
     """
 
     def __init__(self):
@@ -60,7 +61,9 @@ class Allotment(nn.Module):
             own = torch.eye(NUM_BANDS)
             self.score.weight.copy_(torch.cat([own, -0.45 * own], 1)[..., None, None])
         nn.init.zeros_(self.of_level.weight)
-        nn.init.zeros_(self.of_level.bias)
+        # Just inside the bounds: on them nothing has a slope.
+        nn.init.zeros_(self.of_level.bias[NUM_BANDS:])
+        nn.init.constant_(self.of_level.bias[:NUM_BANDS], -1e-3)
 
     def forward(self, information: Tensor, contrasts: Tensor, level: float) -> Tensor:
         """(B, NUM_BANDS, rows, columns) each, in logarithms, to gains of that shape in [0, 1]."""

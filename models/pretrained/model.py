@@ -89,7 +89,8 @@ def split_variant(path: str | Path) -> tuple[Path, str | None]:
 def _switched(model: Pretrained, variant: str) -> Pretrained:
     known = [*model.codec.variants, "none"]
     if not model.codec.variants or variant not in known:
-        raise ValueError(f"{model.source}@{variant}: its codec has the variants {known if known[1:] else []}")
+        has = f"the adapters {known}" if known[1:] else "no adapters (codec=adapted has)"
+        raise ValueError(f"{model.source}@{variant}: its codec has {has}")
     model.codec.active = None if variant == "none" else variant
     model.config = {
         **model.config,
