@@ -16,7 +16,7 @@ class GainFilter(nn.Module, ABC):
         x ─► network, held still ─► what is known of blocks ─► decision(level) ─► gains ─► · ─► filtered
                                                                              x ────────────┘
 
-    Gains are in (0, 2), one for each block of 8x8 pixels and each of its bands; all are 1 at first, which is no filter
+    Gains are in [0, 2], one for each block of 8x8 pixels and each of its bands; all are 1 at first, which is no filter
     at all. Train ``decision`` alone: the network stays in evaluation mode and gets no gradients. Models hold its
     weights: who encodes needs them, who decodes does not.
 
@@ -44,4 +44,4 @@ class GainFilter(nn.Module, ABC):
 
     @abstractmethod
     def gains(self, x: Tensor, level: float) -> Tensor:
-        """What each block's bands are multiplied by, (B, NUM_BANDS, *grid_of((H, W))), in (0, 2)."""
+        """What each block's bands are multiplied by, (B, NUM_BANDS, *grid_of((H, W))), in [0, 2]."""

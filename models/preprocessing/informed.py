@@ -37,7 +37,7 @@ class InformedFilter(GainFilter):
         self.classes = classes
 
     def gains(self, x: Tensor, level: float) -> Tensor:
-        """See GainFilter; at most 1."""
+        """See GainFilter."""
         found = information(self.network, x, self.classes)
         edge = NEIGHBOURHOOD // 2
         around = F.avg_pool2d(F.pad(found, (edge,) * 4, mode="replicate"), NEIGHBOURHOOD, 1)
@@ -45,11 +45,10 @@ class InformedFilter(GainFilter):
 
 
 class Allotment(nn.Module):
-    """min(1, max(0, 1 + shift + slope * score)): scores are what blocks' bands tell for what they cost.
+    """1 + shift + slope * score, kept within 0 and 2: scores are what blocks' bands tell for what they cost.
 
     A score is a sum of the logarithms of information and of contrast, less its mean over the picture. Shift and slope
-    of each band are straight in the level, and 0 at first, but for a trace. These are a few numbers, which little
-    training finds.
+    of each band are straight in the level, and 0 at first. These are a few numbers, which little training finds.
     """
 
     def __init__(self):
@@ -61,17 +60,15 @@ class Allotment(nn.Module):
             own = torch.eye(NUM_BANDS)
             self.score.weight.copy_(torch.cat([own, -0.45 * own], 1)[..., None, None])
         nn.init.zeros_(self.of_level.weight)
-        # Just inside the bounds: on them nothing has a slope.
-        nn.init.zeros_(self.of_level.bias[NUM_BANDS:])
-        nn.init.constant_(self.of_level.bias[:NUM_BANDS], -1e-3)
+        nn.init.zeros_(self.of_level.bias)
 
     def forward(self, information: Tensor, contrasts: Tensor, level: float) -> Tensor:
-        """(B, NUM_BANDS, rows, columns) each, in logarithms, to gains of that shape in [0, 1]."""
+        """(B, NUM_BANDS, rows, columns) each, in logarithms, to gains of that shape in [0, 2]."""
         score = self.score(torch.cat([information, contrasts], 1))
         score = score - score.mean((2, 3), keepdim=True)
         at = torch.full((1,), level, device=score.device, dtype=score.dtype)
         shift, slope = self.of_level(at)[:, None, None].chunk(2)
-        return (1 + shift + slope * score).clamp(0, 1)
+        return (1 + shift + slope * score).clamp(0, 2)
 
 
 def information(network: nn.Module, x: Tensor, classes: int) -> Tensor:
