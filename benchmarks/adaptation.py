@@ -157,6 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     lengths = " ".join(map(str, options.batches))
     command = f"python -m benchmarks.adaptation SCENES DIR --jobs {options.jobs} --batches {lengths}"
+    if options.set:
+        command += f" --set {' '.join(options.set)}"
     path = write("adaptation", commands=[command], rows=rows, figures=figures, notes=notes)
     print(path)
 
