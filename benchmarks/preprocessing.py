@@ -200,9 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "bootstrap over pictures; one seed. Seconds are of this machine, step costs ratios in one process."
     )
     lengths = f"--batches {options.batches} --images {options.images}"
-    command = " ".join(
-        [f"python -m benchmarks.preprocessing PHOTOS IMAGENET DIR {lengths} --set", *options.set]
-    )
+    command = f"python -m benchmarks.preprocessing PHOTOS IMAGENET DIR {lengths}"
+    if options.set:
+        command += f" --set {' '.join(options.set)}"
     print(write("preprocessing", commands=[command], rows=rows, figures=figures, notes=notes))
 
 
