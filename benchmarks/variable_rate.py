@@ -24,7 +24,7 @@ from launch.overrides import quoted
 LMBDAS = (0.0009, 0.0025, 0.0067, 0.018, 0.0483)
 """Of the single codecs; the variable one's range ends where they do."""
 CODEC = ROOT / "benchmarks" / "weights" / "scenes6_codec"
-PARTS = ("g_a", "g_s", "latent_codec")
+PARTS = ("g_a", "g_s", "latent_codec.h_a", "latent_codec.h_s", "latent_codec.hyper")
 """Of a codec without gain units: those of one with them begin at 1 for the middle rate."""
 KEPT = ("codec", "rate", "seed", "bpp", "bpp_payload", "psnr")
 QUICK = ("metrics=[psnr]", "timed_images=0", "gallery=0", "complexity=false")

@@ -8,35 +8,48 @@ from losses.distortion import MSE
 from losses.objective import Objective
 from losses.rate import Rate
 from losses.schedules import OfRate
-from models.codecs.gains import Gains, GainUnit
 from models.codecs.target_rate import rate_for_bpp
+from models.entropy.gains import Gains, GainUnit
 from models.entropy.noise import sample_keys
 from tests.conftest import tiny_codec
 
 
-def test_a_gain_is_straight_in_its_logarithm_between_levels() -> None:
+def test_a_gain_is_straight_between_levels() -> None:
     unit = GainUnit(2, 3, 4.0)
     with torch.no_grad():
-        unit.log_gain.copy_(torch.tensor([[0.0, 1.0], [1.0, 3.0], [2.0, -1.0]]))
-    y = torch.ones(1, 2, 1, 1)
+        unit.gain.copy_(torch.tensor([[0.25, 1.0], [1.0, 3.0], [2.0, 0.5]]))
     for rate, expected in (
-        (0.0, (0, 1)),
-        (0.25, (0.5, 2)),
+        (0.0, (0.25, 1)),
+        (0.25, (0.625, 2)),
         (0.5, (1, 3)),
-        (0.9, (1.8, -0.2)),
-        (1.0, (2, -1)),
+        (0.9, (1.8, 1)),
+        (1.0, (2, 0.5)),
     ):
-        found = unit(y, rate).flatten().log()
-        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32))
+        torch.testing.assert_close(unit(rate).flatten(), torch.tensor(expected, dtype=torch.float32))
 
 
-def test_fresh_gains_undo_each_other_and_span_what_they_should() -> None:
-    gains = Gains(3, levels=4, span=9.0)
-    y = torch.randn(2, 3, 4, 5)
-    for rate in (0.0, 0.2, 0.7, 1.0):
-        torch.testing.assert_close(gains.down(gains.up(y, rate), rate), y)
-    torch.testing.assert_close(gains.up(y, 1.0), 9 * gains.up(y, 0.0))
+def test_fresh_gains_span_what_they_should_and_undo_each_other_at_levels() -> None:
+    gains = Gains(3, 2, levels=4, span=9.0, hyper_span=4.0)
     assert gains.rates == (0.0, 1 / 3, 2 / 3, 1.0)
+    for rate in gains.rates:
+        y_up, y_down, z_up, z_down = gains.at(rate)
+        torch.testing.assert_close(y_up * y_down, torch.ones(3, 1, 1))
+        torch.testing.assert_close(z_up * z_down, torch.ones(2, 1, 1))
+    torch.testing.assert_close(gains.y_up(1.0), 9 * gains.y_up(0.0))
+    torch.testing.assert_close(gains.z_up(1.0), 4 * gains.z_up(0.0))
+
+
+def test_with_gains_of_one_it_is_the_plain_hyperprior(images: Tensor) -> None:
+    codec, plain = tiny_codec("mean_scale_variable"), tiny_codec("mean_scale_small")
+    weights = {k: v for k, v in codec.state_dict().items() if not k.startswith("gains.")}
+    plain.load_state_dict(weights)
+    with torch.no_grad():
+        for gain in codec.gains.parameters():
+            gain.fill_(1.0)
+    keys = sample_keys(0, torch.arange(2))
+    found, expected = codec(images, 0.3, keys=keys), plain(images, keys=keys)
+    torch.testing.assert_close(found.bits, expected.bits)
+    torch.testing.assert_close(found.x_hat, expected.x_hat)
 
 
 def test_files_grow_and_pictures_improve_with_the_rate(images: Tensor) -> None:
@@ -77,7 +90,7 @@ def test_files_grow_and_pictures_improve_with_the_rate(images: Tensor) -> None:
     assert len(calls) <= 8
 
 
-@pytest.mark.parametrize("wrong", [{"levels": 1}, {"span": 1.0}])
+@pytest.mark.parametrize("wrong", [{"levels": 1}, {"span": 1.0}, {"hyper_span": 1.0}])
 def test_bad_gains_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"levels=.* must be at least 2 and span=.* above 1"):
-        Gains(4, **wrong)
+    with pytest.raises(ValueError, match=r"levels=.* must be at least 2, span=.* above 1"):
+        Gains(4, 2, **wrong)

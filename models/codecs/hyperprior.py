@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from models.codecs.base import Codec
 from models.codecs.compressai_weights import FILE, state_for_compressai
-from models.codecs.gains import Gains
 from models.entropy.code_length import code_length
 from models.entropy.factorized import Factorized
+from models.entropy.gained_hyperprior import GainedHyperprior
+from models.entropy.gains import Gains
 from models.entropy.hyperprior import Hyperprior
 from models.entropy.latent_codec import LatentCodec
 from models.outputs import CodecOutput, LatentSpec
@@ -26,7 +27,7 @@ class TransformCodec(Codec):
         x ──► g_a ──► y ──► latent_codec ──► y_hat ──► g_s ──► x_hat
                                                └─────► tasks
 
-    With gains, latent_codec codes y in the units of a rate in [0, 1], and y_hat is back in y's own.
+    With gains, latent_codec is given those of a rate in [0, 1].
 
     Args:
         g_a: analysis, (B, 3, H, W) -> (B, latent_channels, H/latent_stride, W/latent_stride).
@@ -37,10 +38,10 @@ class TransformCodec(Codec):
         stride: what image sides must be multiples of (hyper-latents are coarser than y).
         quantise: what g_s sees in training: rounded values (``"ste"``) or y plus noise (``"noise"``). Tasks always
             get rounded values.
-        gains: called as ``gains(latent_channels)``, makes its ``Gains``: a codec of any rate from 0 to 1.
+        gains: of a codec of any rate from 0 to 1.
     """
 
-    encoder = ("g_a", "gains.up")
+    encoder = ("g_a",)
     decoder = ("g_s",)
 
     def __init__(
@@ -53,7 +54,7 @@ class TransformCodec(Codec):
         latent_stride: int,
         stride: int,
         quantise: Literal["ste", "noise"] = "ste",
-        gains: Callable[[int], Gains] | None = None,
+        gains: Gains | None = None,
     ):
         super().__init__()
         if quantise not in ("ste", "noise"):
@@ -61,9 +62,9 @@ class TransformCodec(Codec):
         self.g_a, self.g_s, self.latent_codec = g_a, g_s, latent_codec
         self.stride, self.latent_stride, self.quantise = stride, latent_stride, quantise
         self.latents = {"y_hat": LatentSpec("map", latent_channels, "base", stride=latent_stride)}
-        self.gains = None if gains is None else gains(latent_channels)
-        if self.gains is not None:
-            self.rates, self.continuous = self.gains.rates, True
+        self.gains = gains
+        if gains is not None:
+            self.rates, self.continuous = gains.rates, True
 
     @property
     def receptive_field(self) -> int | None:
@@ -72,24 +73,23 @@ class TransformCodec(Codec):
         return reach(self.g_a, self.g_s, latent_channels=spec.channels, stride=self.latent_stride)
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
-        y = self._analyse(x, rate)
+        y = self.g_a(x).float()
         with torch.autocast(x.device.type, enabled=False):
-            latent = self.latent_codec(y, keys)
+            latent = self.latent_codec(y, keys, self._given(rate))
             bits = torch.stack([code_length(p) for p in latent.likelihoods.values()]).sum(0)
-            y_hat = self._rescaled(latent.y_hat, rate)
-        x_hat = self.g_s(self._rescaled(latent.y_tilde, rate) if self.quantise == "noise" else y_hat)
+        x_hat = self.g_s(latent.y_tilde if self.quantise == "noise" else latent.y_hat)
         return CodecOutput(
             size=tuple(x.shape[-2:]),
             x_hat=x_hat,
             bits={"base": bits},
-            latents={"y_hat": y_hat},
+            latents={"y_hat": latent.y_hat},
             likelihoods=latent.likelihoods,
         )
 
     def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
-        y = self._analyse(x, rate)
+        y = self.g_a(x).float()
         with torch.autocast(x.device.type, enabled=False):
-            return [{"base": string} for string in self.latent_codec.compress(y)]
+            return [{"base": string} for string in self.latent_codec.compress(y, self._given(rate))]
 
     def _decode(
         self,
@@ -100,18 +100,13 @@ class TransformCodec(Codec):
     ) -> CodecOutput:
         shape = size[0] // self.latent_stride, size[1] // self.latent_stride
         with torch.autocast(next(self.parameters()).device.type, enabled=False):
-            y_hat = self.latent_codec.decompress([s["base"] for s in strings], shape)
-            y_hat = self._rescaled(y_hat, rate)
+            y_hat = self.latent_codec.decompress([s["base"] for s in strings], shape, self._given(rate))
         return CodecOutput(
             size, x_hat=self.g_s(y_hat) if "pixels" in want else None, latents={"y_hat": y_hat}
         )
 
-    def _analyse(self, x: Tensor, rate: float | None) -> Tensor:
-        y = self.g_a(x).float()
-        return y if self.gains is None else self.gains.up(y, rate)
-
-    def _rescaled(self, y_hat: Tensor, rate: float | None) -> Tensor:
-        return y_hat if self.gains is None else self.gains.down(y_hat, rate)
+    def _given(self, rate: float | None) -> Sequence[Tensor]:
+        return () if self.gains is None else self.gains.at(rate)
 
 
 class MeanScaleHyperprior(TransformCodec):
@@ -122,7 +117,7 @@ class MeanScaleHyperprior(TransformCodec):
         latent_channels: channels of y (the paper's M).
         num_stages: halvings of the picture before y; y has stride 2 ** num_stages, z a quarter of its resolution.
         quantise: see ``TransformCodec``.
-        gains: likewise.
+        gains: called as ``gains(latent_channels, width)``, makes its ``Gains``: a codec of any rate from 0 to 1.
 
     Reference: Minnen et al., Joint Autoregressive and Hierarchical Priors for Learned Image Compression, NeurIPS 2018,
     https://arxiv.org/abs/1809.02736, without the autoregressive part.
@@ -137,7 +132,7 @@ class MeanScaleHyperprior(TransformCodec):
         *,
         num_stages: int = 4,
         quantise: Literal["ste", "noise"] = "ste",
-        gains: Callable[[int], Gains] | None = None,
+        gains: Callable[[int, int], Gains] | None = None,
     ):
         for name, value in (
             ("width", width),
@@ -146,7 +141,7 @@ class MeanScaleHyperprior(TransformCodec):
         ):
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        hyperprior = Hyperprior(
+        hyperprior = (Hyperprior if gains is None else GainedHyperprior)(
             convolutional.hyper_analysis(width, latent_channels),
             convolutional.hyper_synthesis(width, latent_channels),
             Factorized(width),
@@ -160,7 +155,7 @@ class MeanScaleHyperprior(TransformCodec):
             latent_stride=2**num_stages,
             stride=4 * 2**num_stages,
             quantise=quantise,
-            gains=gains,
+            gains=None if gains is None else gains(latent_channels, width),
         )
         self.num_stages = num_stages
 

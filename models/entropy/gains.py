@@ -1,0 +1,76 @@
+"""Gain units: one set of weights codes at any rate of a range, on finer or coarser grids of its latents."""
+
+import torch
+from torch import Tensor, nn
+
+LEAST = 1e-3
+"""Of a factor, however training moves it."""
+
+
+class GainUnit(nn.Module):
+    """A factor for every channel, given at some rates in [0, 1] and in a straight line between them.
+
+    What is decoded depends on it, so no machine may find another number: it has sums and products of float64 alone.
+
+    Args:
+        channels: of the latent.
+        levels: rates, evenly over [0, 1], at which factors are learned.
+        span: the largest rate's factor over the smallest's, before training; below 1 for the way back.
+    """
+
+    def __init__(self, channels: int, levels: int, span: float):
+        super().__init__()
+        positions = torch.linspace(-0.5, 0.5, levels)[:, None]
+        self.gain = nn.Parameter((span**positions).repeat(1, channels))
+
+    def forward(self, rate: float) -> Tensor:
+        """The factors at a rate, float32, (C, 1, 1)."""
+        position = rate * (len(self.gain) - 1)
+        low = min(int(position), len(self.gain) - 2)
+        above = position - low
+        ends = self.gain[low : low + 2].double()
+        return (ends[0] * (1 - above) + ends[1] * above).clamp_min(LEAST).float()[:, None, None]
+
+
+class Gains(nn.Module):
+    """Both ways, for y and z: what the encoder multiplies a latent by, and what the decoder multiplies it by.
+
+    Objectives train it all over its range with a ``lmbda`` that follows the rate (losses.schedules.OfRate).
+
+    Args:
+        latent_channels: of y.
+        width: channels of z.
+        levels: rates at which gains are learned, at least 2.
+        span: ratio of the finest step's gain of y to the coarsest's before training. Gains of the best rates go with
+            the square root of lmbda: 8 suits lmbdas that differ by a factor of 64.
+        hyper_span: likewise of z.
+
+    Raises:
+        ValueError: fewer than 2 levels, or a span that is not above 1.
+
+    Reference: Cui et al., Asymmetric Gained Deep Image Compression With Continuous Rate Adaptation, CVPR 2021,
+    https://arxiv.org/abs/2003.02012, section 3: gain and inverse gain units. Differs from the paper: straight lines
+    between levels, where its equation 6 has powers.
+    """
+
+    def __init__(
+        self,
+        latent_channels: int,
+        width: int,
+        *,
+        levels: int = 6,
+        span: float = 8.0,
+        hyper_span: float = 3.0,
+    ):
+        super().__init__()
+        if levels < 2 or min(span, hyper_span) <= 1:
+            raise ValueError(
+                f"levels={levels} must be at least 2, span={span} and hyper_span={hyper_span} above 1"
+            )
+        self.rates = tuple(level / (levels - 1) for level in range(levels))
+        self.y_up, self.y_down = (GainUnit(latent_channels, levels, s) for s in (span, 1 / span))
+        self.z_up, self.z_down = (GainUnit(width, levels, s) for s in (hyper_span, 1 / hyper_span))
+
+    def at(self, rate: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Factors at a rate in [0, 1], in the order of models/entropy/gained_hyperprior.py."""
+        return self.y_up(rate), self.y_down(rate), self.z_up(rate), self.z_down(rate)
