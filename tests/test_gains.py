@@ -14,24 +14,27 @@ from models.entropy.noise import sample_keys
 from tests.conftest import tiny_codec
 
 
-def test_a_gain_is_straight_between_levels() -> None:
+def test_a_gain_is_straight_in_its_logarithm_between_levels() -> None:
     unit = GainUnit(2, 3, 4.0)
     with torch.no_grad():
-        unit.gain.copy_(torch.tensor([[0.25, 1.0], [1.0, 3.0], [2.0, 0.5]]))
+        unit.log_gain.copy_(torch.tensor([[0.0, 1.0], [1.0, 3.0], [2.0, -1.0]]))
     for rate, expected in (
-        (0.0, (0.25, 1)),
-        (0.25, (0.625, 2)),
+        (0.0, (0, 1)),
+        (0.25, (0.5, 2)),
         (0.5, (1, 3)),
-        (0.9, (1.8, 1)),
-        (1.0, (2, 0.5)),
+        (0.9, (1.8, -0.2)),
+        (1.0, (2, -1)),
     ):
-        torch.testing.assert_close(unit(rate).flatten(), torch.tensor(expected, dtype=torch.float32))
+        found = unit(rate)
+        torch.testing.assert_close(found.flatten().log(), torch.tensor(expected, dtype=torch.float32))
+        (slope,) = torch.autograd.grad(found.sum(), unit.log_gain)
+        torch.testing.assert_close(slope.sum(0), found.flatten())
 
 
-def test_fresh_gains_span_what_they_should_and_undo_each_other_at_levels() -> None:
+def test_fresh_gains_span_what_they_should_and_undo_each_other() -> None:
     gains = Gains(3, 2, levels=4, span=9.0, hyper_span=4.0)
     assert gains.rates == (0.0, 1 / 3, 2 / 3, 1.0)
-    for rate in gains.rates:
+    for rate in (*gains.rates, 0.2):
         y_up, y_down, z_up, z_down = gains.at(rate)
         torch.testing.assert_close(y_up * y_down, torch.ones(3, 1, 1))
         torch.testing.assert_close(z_up * z_down, torch.ones(2, 1, 1))
@@ -45,7 +48,7 @@ def test_with_gains_of_one_it_is_the_plain_hyperprior(images: Tensor) -> None:
     plain.load_state_dict(weights)
     with torch.no_grad():
         for gain in codec.gains.parameters():
-            gain.fill_(1.0)
+            gain.zero_()
     keys = sample_keys(0, torch.arange(2))
     found, expected = codec(images, 0.3, keys=keys), plain(images, keys=keys)
     torch.testing.assert_close(found.bits, expected.bits)
@@ -90,7 +93,7 @@ def test_files_grow_and_pictures_improve_with_the_rate(images: Tensor) -> None:
     assert len(calls) <= 8
 
 
-@pytest.mark.parametrize("wrong", [{"levels": 1}, {"span": 1.0}, {"hyper_span": 1.0}])
+@pytest.mark.parametrize("wrong", [{"levels": 1}, {"span": 1.0}, {"hyper_span": 0.5}])
 def test_bad_gains_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"levels=.* must be at least 2, span=.* above 1"):
         Gains(4, 2, **wrong)

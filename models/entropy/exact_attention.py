@@ -94,7 +94,7 @@ def softmax(x: Tensor, dim: int = -1) -> Tensor:
 
 
 def exp(x: Tensor) -> Tensor:
-    """exp(x) of float64 x <= 0, within 2 ulp; below -64 as at -64.
+    """exp(x) of float64 x <= 64, within 2 ulp; below -64 as at -64.
 
     x = k ln 2 + r, |r| <= ln(2) / 2; 2**k is put together from its bits, exp(r) is Taylor's polynomial of degree 13
     (remainder 4e-18).

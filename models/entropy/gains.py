@@ -1,16 +1,17 @@
 """Gain units: one set of weights codes at any rate of a range, on finer or coarser grids of its latents."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-LEAST = 1e-3
-"""Of a factor, however training moves it."""
+from models.entropy.exact_attention import exp
 
 
 class GainUnit(nn.Module):
-    """A factor for every channel, given at some rates in [0, 1] and in a straight line between them.
+    """A factor for every channel, given at some rates in [0, 1] and in a straight line of its logarithm between them.
 
-    What is decoded depends on it, so no machine may find another number: it has sums and products of float64 alone.
+    What is decoded depends on it, so no machine may find another number (models/entropy/exact_attention.py).
 
     Args:
         channels: of the latent.
@@ -21,15 +22,15 @@ class GainUnit(nn.Module):
     def __init__(self, channels: int, levels: int, span: float):
         super().__init__()
         positions = torch.linspace(-0.5, 0.5, levels)[:, None]
-        self.gain = nn.Parameter((span**positions).repeat(1, channels))
+        self.log_gain = nn.Parameter(positions.repeat(1, channels) * math.log(span))
 
     def forward(self, rate: float) -> Tensor:
         """The factors at a rate, float32, (C, 1, 1)."""
-        position = rate * (len(self.gain) - 1)
-        low = min(int(position), len(self.gain) - 2)
+        position = rate * (len(self.log_gain) - 1)
+        low = min(int(position), len(self.log_gain) - 2)
         above = position - low
-        ends = self.gain[low : low + 2].double()
-        return (ends[0] * (1 - above) + ends[1] * above).clamp_min(LEAST).float()[:, None, None]
+        ends = self.log_gain[low : low + 2].double()
+        return exp(ends[0] * (1 - above) + ends[1] * above).float()[:, None, None]
 
 
 class Gains(nn.Module):
@@ -46,11 +47,10 @@ class Gains(nn.Module):
         hyper_span: likewise of z.
 
     Raises:
-        ValueError: fewer than 2 levels, or a span that is not above 1.
+        ValueError: a number is out of range.
 
     Reference: Cui et al., Asymmetric Gained Deep Image Compression With Continuous Rate Adaptation, CVPR 2021,
-    https://arxiv.org/abs/2003.02012, section 3: gain and inverse gain units. Differs from the paper: straight lines
-    between levels, where its equation 6 has powers.
+    https://arxiv.org/abs/2003.02012, section 3: gain and inverse gain units, equation 6.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class Gains(nn.Module):
         *,
         levels: int = 6,
         span: float = 8.0,
-        hyper_span: float = 3.0,
+        hyper_span: float = 1.0,
     ):
         super().__init__()
-        if levels < 2 or min(span, hyper_span) <= 1:
+        if levels < 2 or span <= 1 or hyper_span < 1:
             raise ValueError(
-                f"levels={levels} must be at least 2, span={span} and hyper_span={hyper_span} above 1"
+                f"levels={levels} must be at least 2, span={span} above 1, hyper_span={hyper_span} at least 1"
             )
         self.rates = tuple(level / (levels - 1) for level in range(levels))
         self.y_up, self.y_down = (GainUnit(latent_channels, levels, s) for s in (span, 1 / span))

@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.block_dct import SIDE
 from models.padding import crop, pad_to_stride, padded_size
 
-SIDE = 8
-"""Of a block: JPEG's."""
 NUM_BANDS = 3
 """Of a block, coarse to fine: what its means of 4x4 add to its mean, those of 2x2 to these, and its pixels to these."""
 

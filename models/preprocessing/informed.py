@@ -1,78 +1,136 @@
-"""A filter that knows what a picture's blocks tell a classifier: gains follow the Fisher information of gains."""
+"""A filter that knows what a picture's places tell a classifier, and drops what costs bits where they tell nothing."""
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.padding import pad_to_stride
-from models.preprocessing.blocks import NUM_BANDS, SIDE, band_contrasts, grid_of, summed_bands
-from models.preprocessing.gain_filter import GainFilter
+from models.block_dct import LUMA_TABLE, SIDE, blocks_of, dct_matrix, plane_of
+from models.padding import crop, pad_to_stride
 
 NEIGHBOURHOOD = 5
-"""Blocks along a side: one block's own information is a rough guess."""
+"""Blocks along a side: one block's own sensitivity is a rough guess."""
+LUMA = (0.299, 0.587, 0.114)
+FLOOR = 0.05
+"""Added to sensitivities, whose mean is 1: nothing is worth no bit at all."""
+MOST = 4.0
+"""The largest coefficient that may go, in steps."""
+SOFTNESS = 0.08
+"""Of the threshold, in steps: what gradients need."""
 
 
-class InformedFilter(GainFilter):
-    r"""A band of a block may go where the classifier's answer does not depend on it, the more the more it costs.
+class InformedFilter(nn.Module):
+    r"""Drops coefficients of luma whose bits buy the classifier nothing.
 
-    To second order, gains g on a picture move a classifier's answer p by KL = 1/2 (g - 1)^T F (g - 1), where
+    ::
 
-        F_bb = sum over classes y of p(y) (d log p(y) / d g_b)^2
+        x ─┬─► network and back ─► sensitivity of blocks ─► thresholds(level)
+           └─► DCT of blocks ───────────────────────────────► · kept ─► filtered
 
-    is the Fisher information of the gain of band b of some block, at g = 1: a fact of picture and network, without
-    labels, codec or rate. What is learned is how much to remove where, at each rate (Allotment).
+    To second order, a small error e in a picture moves a classifier's answer p by KL = 1/2 e^T F e, where
+
+        F = sum over classes y of p(y) (d log p(y) / d x) (d log p(y) / d x)^T
+
+    is the Fisher information: a fact of picture and network, without labels, codec or rate. A block's sensitivity s is
+    the trace of its part. An encoder that weighs bits against such errors, coding in steps of q, drops a coefficient c
+    where |c| / q < 1/2 + amount / s: the amount is what a bit is worth. With the standard's steps, and a power of s,
+    that is how the filter begins; ``thresholds`` has an amount for each frequency and rate, which may learn. The network
+    stays in evaluation mode and gets no gradients. Models hold its weights: who encodes needs them, who decodes does
+    not.
 
     Args:
         network: a classifier: pictures (B, 3, H, W) in [0, 1] -> logits (B, K).
         classes: how many of the likeliest stand for all; each costs the encoder a way back through the network.
+        steps: of the codec's quantisation, at the lowest and the highest rate: multiples of JPEG's at quality 50.
+        amount: what all amounts are at first.
+        power: of the sensitivity, at first; above 1, for large errors are worse than small ones say.
 
     Raises:
-        ValueError: ``classes`` is less than 1.
+        ValueError: a number is out of range.
     """
 
-    def __init__(self, network: nn.Module, *, classes: int = 1):
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        classes: int = 2,
+        steps: tuple[float, float] = (10.0, 1.25),
+        amount: float = 0.1,
+        power: float = 1.5,
+    ):
         if classes < 1:
             raise ValueError(f"classes={classes} must be at least 1")
-        super().__init__(network, Allotment())
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
         self.classes = classes
+        self.thresholds = Thresholds(steps, amount, power)
+        self.register_buffer("dct", dct_matrix(), persistent=False)
+        self.register_buffer("luma", torch.tensor(LUMA), persistent=False)
 
-    def gains(self, x: Tensor, level: float) -> Tensor:
-        """See GainFilter."""
-        found = information(self.network, x, self.classes)
-        edge = NEIGHBOURHOOD // 2
-        around = F.avg_pool2d(F.pad(found, (edge,) * 4, mode="replicate"), NEIGHBOURHOOD, 1)
-        return self.decision(_relative(around), band_contrasts(x).detach(), level)
+    def train(self, mode: bool = True) -> "InformedFilter":
+        """As ever, but for the network, which is in evaluation mode always."""
+        super().train(mode)
+        self.network.eval()
+        return self
+
+    def forward(self, x: Tensor, level: float) -> Tensor:
+        """(B, 3, H, W) in [0, 1], of any size, to float32 of the same shape, not clamped; ``level`` in [0, 1]."""
+        known = sensitivity(self.network, x, self.classes)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            padded = pad_to_stride(x, SIDE)
+            luma = torch.einsum("c,bchw->bhw", 255 * self.luma, padded)
+            coefficients = blocks_of(luma) @ self.dct.T
+            dropped = coefficients * (1 - self.thresholds(coefficients, known, level))
+            # Red, green and blue change alike: chroma stays.
+            return x - crop(plane_of(dropped @ self.dct)[:, None] / 255, tuple(x.shape[-2:]))
 
 
-class Allotment(nn.Module):
-    """1 + shift + slope * score, kept within 0 and 2: scores are what blocks' bands tell for what they cost.
+class Thresholds(nn.Module):
+    """What stays of each coefficient: next to nothing below 1/2 + amount / (s + FLOOR) ** power steps, else all.
 
-    A score is a sum of the logarithms of information and of contrast, less its mean over the picture. Shift and slope
-    of each band are straight in the level, and 0 at first. These are a few numbers, which little training finds.
+    Amounts, one for each frequency, and the power are straight in the level, amounts by their logarithm.
+
+    Args:
+        steps: see InformedFilter.
+        amount: see InformedFilter.
+        power: see InformedFilter.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
-    def __init__(self):
+    def __init__(self, steps: tuple[float, float], amount: float, power: float):
         super().__init__()
-        self.score = nn.Conv2d(2 * NUM_BANDS, NUM_BANDS, 1, bias=False)
-        self.of_level = nn.Linear(1, 2 * NUM_BANDS)
-        with torch.no_grad():
-            # Bits of a block grow by about that power of e for each doubling of its contrast.
-            own = torch.eye(NUM_BANDS)
-            self.score.weight.copy_(torch.cat([own, -0.45 * own], 1)[..., None, None])
-        nn.init.zeros_(self.of_level.weight)
-        nn.init.zeros_(self.of_level.bias)
+        if min(*steps, amount) <= 0:
+            raise ValueError(f"steps={list(steps)} and amount={amount} must be above 0")
+        table = torch.tensor(LUMA_TABLE).log()
+        self.register_buffer("log_steps", torch.stack([table + math.log(s) for s in steps]))
+        self.log_amount = nn.Parameter(torch.full((2, SIDE**2), math.log(amount)))
+        self.power = nn.Parameter(torch.full((2,), power))
 
-    def forward(self, information: Tensor, contrasts: Tensor, level: float) -> Tensor:
-        """(B, NUM_BANDS, rows, columns) each, in logarithms, to gains of that shape in [0, 2]."""
-        score = self.score(torch.cat([information, contrasts], 1))
-        score = score - score.mean((2, 3), keepdim=True)
-        at = torch.full((1,), level, device=score.device, dtype=score.dtype)
-        shift, slope = self.of_level(at)[:, None, None].chunk(2)
-        return (1 + shift + slope * score).clamp(0, 2)
+    def forward(self, coefficients: Tensor, sensitivity: Tensor, level: float) -> Tensor:
+        """Shares in [0, 1].
+
+        Args:
+            coefficients: in 8-bit units, (B, rows, columns, 64).
+            sensitivity: (B, rows, columns), mean 1.
+            level: in [0, 1].
+        """
+        step, amount, power = (
+            torch.lerp(*ends, level) for ends in (self.log_steps, self.log_amount, self.power)
+        )
+        needed = 0.5 + (amount - power * (sensitivity[..., None] + FLOOR).log()).exp().clamp(max=MOST)
+        kept = torch.sigmoid((coefficients.abs() / step.exp() - needed) / SOFTNESS)
+        return torch.cat([torch.ones_like(kept[..., :1]), kept[..., 1:]], -1)  # blocks keep their means
 
 
-def information(network: nn.Module, x: Tensor, classes: int) -> Tensor:
-    """Fisher information of the gains of all blocks and bands, (B, NUM_BANDS, *grid_of((H, W))); no gradients.
+def sensitivity(network: nn.Module, x: Tensor, classes: int) -> Tensor:
+    """How much blocks tell, (B, rows, columns), each picture's mean 1; no gradients.
+
+    That is the trace of the Fisher information of a block's pixels, and of its neighbours', of the picture and its
+    mirror image.
 
     Args:
         network: see InformedFilter; held still.
@@ -81,17 +139,19 @@ def information(network: nn.Module, x: Tensor, classes: int) -> Tensor:
     """
     # Files are coded in inference mode, whose tensors know no gradients.
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-        x = pad_to_stride(x.detach().clone().float(), SIDE).requires_grad_()
-        answer = network(x).float().log_softmax(1)
-        likeliest, which = answer.detach().exp().topk(min(classes, answer.shape[1]))
-        found = x.new_zeros(len(x), NUM_BANDS, *grid_of(tuple(x.shape[-2:])))
-        for share, y in zip(likeliest.T, which.T, strict=True):
-            (slope,) = torch.autograd.grad(answer.gather(1, y[:, None]).sum(), x, retain_graph=True)
-            found += share[:, None, None, None] * summed_bands(x.detach(), slope).square()
-        return found
+        x = pad_to_stride(x.detach().clone().float(), SIDE)
+        found = _trace(network, x, classes) + _trace(network, x.flip(-1), classes).flip(-1)
+    edge = NEIGHBOURHOOD // 2
+    around = F.avg_pool2d(F.pad(found[:, None], (edge,) * 4, mode="replicate"), NEIGHBOURHOOD, 1)[:, 0]
+    return around / around.mean((1, 2), keepdim=True).clamp_min(torch.finfo(around.dtype).tiny)
 
 
-def _relative(found: Tensor) -> Tensor:
-    """In factors of e over the picture's mean, above a thousandth of it."""
-    mean = found.mean((1, 2, 3), keepdim=True)
-    return (found / mean.clamp_min(torch.finfo(found.dtype).tiny) + 1e-3).log()
+def _trace(network: nn.Module, x: Tensor, classes: int) -> Tensor:
+    x = x.requires_grad_()
+    answer = network(x).float().log_softmax(1)
+    likeliest, which = answer.detach().exp().topk(min(classes, answer.shape[1]))
+    found = 0
+    for share, y in zip(likeliest.T, which.T, strict=True):
+        (slope,) = torch.autograd.grad(answer.gather(1, y[:, None]).sum(), x, retain_graph=True)
+        found = found + share[:, None, None] * F.avg_pool2d(slope.square().sum(1), SIDE)
+    return found

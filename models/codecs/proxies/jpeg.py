@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from models.block_dct import blocks_of, dct_matrix, plane_of
 from models.codecs.proxies import jpeg_bits
 from models.codecs.proxies.proxy import Proxy
 from models.codecs.standard.pillow import JPEG
@@ -48,8 +49,7 @@ class DifferentiableJPEG(Proxy):
             raise ValueError("codec: DifferentiableJPEG imitates JPEG with optimize=true, and nothing else")
         super().__init__(codec, rates)
         self.factor = 1 if codec.subsampling == "4:4:4" else 2
-        dct = torch.from_numpy(_dct()).float()
-        self.register_buffer("dct", torch.kron(dct, dct), persistent=False)
+        self.register_buffer("dct", dct_matrix(), persistent=False)
         self.register_buffer("to_ycbcr", TO_YCBCR, persistent=False)
         self.register_buffer("to_rgb", TO_RGB, persistent=False)
         # Stored: what was trained through one count of bits is refined through the same.
@@ -73,7 +73,7 @@ class DifferentiableJPEG(Proxy):
         planes = [luma - 128, *(F.avg_pool2d(plane[:, None], self.factor)[:, 0] for plane in chroma)]
         tables = self._tables(rate, x.device)
         return tuple(
-            round_ste(_blocks(plane) @ self.dct.T / table)
+            round_ste(blocks_of(plane) @ self.dct.T / table)
             for plane, table in zip(planes, tables, strict=True)
         )
 
@@ -81,7 +81,7 @@ class DifferentiableJPEG(Proxy):
         """The picture (B, 3, H, W) of rounded coefficients."""
         tables = self._tables(rate, coefficients[0].device)
         luma, *chroma = (
-            _plane((c * table) @ self.dct) for c, table in zip(coefficients, tables, strict=True)
+            plane_of((c * table) @ self.dct) for c, table in zip(coefficients, tables, strict=True)
         )
         small = math.ceil(size[0] / self.factor), math.ceil(size[1] / self.factor)
         planes = [crop((luma + 128).clamp(0, 255), size)]
@@ -109,23 +109,3 @@ def _written_tables(subsampling: str | None, quality: int) -> tuple[np.ndarray, 
         tables = image.quantization
     luma, chroma = (np.array(tables[key], np.float32) for key in (0, 1))
     return luma, chroma
-
-
-def _dct() -> np.ndarray:
-    """The orthonormal DCT-II of 8 samples, (frequency, sample)."""
-    k, n = np.mgrid[:8, :8]
-    return np.cos((2 * n + 1) * k * np.pi / 16) * np.where(k, 0.5, math.sqrt(1 / 8))
-
-
-def _blocks(plane: Tensor) -> Tensor:
-    """(B, H, W) to (B, H/8, W/8, 64)."""
-    batch, height, width = plane.shape
-    split = plane.reshape(batch, height // 8, 8, width // 8, 8)
-    return split.transpose(2, 3).reshape(batch, height // 8, width // 8, 64)
-
-
-def _plane(blocks: Tensor) -> Tensor:
-    """Undo ``_blocks``."""
-    batch, rows, columns, _ = blocks.shape
-    split = blocks.reshape(batch, rows, columns, 8, 8).transpose(2, 3)
-    return split.reshape(batch, 8 * rows, 8 * columns)
