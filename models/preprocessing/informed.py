@@ -35,9 +35,9 @@ class InformedFilter(nn.Module):
     is the Fisher information: a fact of picture and network, without labels, codec or rate. A block's sensitivity s is
     the trace of its part. An encoder that weighs bits against such errors, coding in steps of q, drops a coefficient c
     where |c| / q < 1/2 + amount / s: the amount is what a bit is worth. With the standard's steps, and a power of s,
-    that is how the filter begins; ``thresholds`` has an amount for each frequency and rate, which may learn. The network
-    stays in evaluation mode and gets no gradients. Models hold its weights: who encodes needs them, who decodes does
-    not.
+    that is how the filter begins; ``thresholds`` has an amount for each frequency and rate, which may learn. The
+    network stays in evaluation mode and gets no gradients. Models hold its weights: who encodes needs them, who decodes
+    does not.
 
     Args:
         network: a classifier: pictures (B, 3, H, W) in [0, 1] -> logits (B, K).
