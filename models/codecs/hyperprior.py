@@ -117,7 +117,7 @@ class MeanScaleHyperprior(TransformCodec):
         latent_channels: channels of y (the paper's M).
         num_stages: halvings of the picture before y; y has stride 2 ** num_stages, z a quarter of its resolution.
         quantise: see ``TransformCodec``.
-        gains: called as ``gains(latent_channels, width)``, makes its ``Gains``: a codec of any rate from 0 to 1.
+        gains: called as ``gains(latent_channels)``, makes its ``Gains``: a codec of any rate from 0 to 1.
 
     Reference: Minnen et al., Joint Autoregressive and Hierarchical Priors for Learned Image Compression, NeurIPS 2018,
     https://arxiv.org/abs/1809.02736, without the autoregressive part.
@@ -132,7 +132,7 @@ class MeanScaleHyperprior(TransformCodec):
         *,
         num_stages: int = 4,
         quantise: Literal["ste", "noise"] = "ste",
-        gains: Callable[[int, int], Gains] | None = None,
+        gains: Callable[[int], Gains] | None = None,
     ):
         for name, value in (
             ("width", width),
@@ -155,7 +155,7 @@ class MeanScaleHyperprior(TransformCodec):
             latent_stride=2**num_stages,
             stride=4 * 2**num_stages,
             quantise=quantise,
-            gains=None if gains is None else gains(latent_channels, width),
+            gains=None if gains is None else gains(latent_channels),
         )
         self.num_stages = num_stages
 

@@ -1,4 +1,4 @@
-"""Mean-scale hyperprior of any rate: y and z are coded on grids whose steps are given."""
+"""Mean-scale hyperprior of any rate: y is coded on a grid whose steps are given."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,12 @@ from models.entropy.stream import Stream
 
 
 class GainedHyperprior(Hyperprior):
-    r"""Codes y given z, each multiplied by gains before it is rounded, and by others after.
+    r"""Codes y given z; y is multiplied by gains before it is rounded, and by others after.
 
     ::
 
-        y ─┬─► h_a ─► · z_up ─► hyper ─► · z_down ─► h_s ─► · y_up ─► mean, scale
-           └─► · y_up ─► Q: round(y - mean) + mean ─► · y_down ─► y_hat
+        y ─┬─► h_a ─► z ─► hyper ─► h_s ─► · up ─► mean, scale
+           └─► · up ─► Q: round(y - mean) + mean ─► · down ─► y_hat
 
     What h_a and h_s learn of y holds at every rate: means and scales follow the grid by themselves.
 
@@ -26,7 +26,7 @@ class GainedHyperprior(Hyperprior):
         hyper: likewise.
         stride: likewise.
 
-    ``given`` is (y_up, y_down, z_up, z_down), as models/entropy/gains.py has them.
+    ``given`` is (up, down), as models/entropy/gains.py has them.
 
     Reference: Cui et al., Asymmetric Gained Deep Image Compression With Continuous Rate Adaptation, CVPR 2021,
     https://arxiv.org/abs/2003.02012, figure 3. Differs from the paper: there, h_a and h_s meet y in steps of the rate.
@@ -36,21 +36,20 @@ class GainedHyperprior(Hyperprior):
         super().__init__(h_a, _InSteps(*h_s), hyper, stride=stride)
 
     def forward(self, y: Tensor, keys: Tensor | None, given: Sequence[Tensor] = ()) -> LatentOutput:
-        y_up, y_down, z_up, z_down = given
-        z = self.hyper(self.h_a(y) * z_up, keys)
-        coded = self.estimate(y * y_up, keys, (z.y_hat, z_down, y_up))
-        return LatentOutput(coded.y_hat * y_down, coded.y_tilde * y_down, coded.likelihoods | z.likelihoods)
+        up, down = given
+        z = self.hyper(self.h_a(y), keys)
+        coded = self.estimate(y * up, keys, (z.y_hat, up))
+        return LatentOutput(coded.y_hat * down, coded.y_tilde * down, coded.likelihoods | z.likelihoods)
 
     def code(self, stream: Stream, y: Tensor | None, shape: Shape, given: Sequence[Tensor] = ()) -> Tensor:
-        y_up, y_down, z_up, z_down = given
-        z = None if y is None else self.h_a(y) * z_up
+        up, down = given
+        z = None if y is None else self.h_a(y)
         z_hat = self.hyper.code(stream, z, tuple(side // self.stride for side in shape))
-        coded = self.code_with(stream, None if y is None else y * y_up, shape, (z_hat, z_down, y_up))
-        return coded * y_down
+        return down * self.code_with(stream, None if y is None else y * up, shape, (z_hat, up))
 
 
 class _InSteps(nn.Sequential):
-    """h_s, between the gains of what it reads and of what it tells; its weights are called as a plain one's."""
+    """h_s, whose scales and means are told in steps; its weights are called as a plain one's."""
 
-    def forward(self, z_hat: Tensor, z_down: Tensor, y_up: Tensor) -> Tensor:
-        return super().forward(z_hat * z_down) * torch.cat([y_up, y_up])
+    def forward(self, z_hat: Tensor, up: Tensor) -> Tensor:
+        return super().forward(z_hat) * torch.cat([up, up])

@@ -34,43 +34,31 @@ class GainUnit(nn.Module):
 
 
 class Gains(nn.Module):
-    """Both ways, for y and z: what the encoder multiplies a latent by, and what the decoder multiplies it by.
+    """Both ways: what the encoder multiplies y by before it is rounded, and what the decoder multiplies it by after.
 
     Objectives train it all over its range with a ``lmbda`` that follows the rate (losses.schedules.OfRate).
 
     Args:
-        latent_channels: of y.
-        width: channels of z.
+        channels: of y.
         levels: rates at which gains are learned, at least 2.
-        span: ratio of the finest step's gain of y to the coarsest's before training. Gains of the best rates go with
+        span: ratio of the finest step's gain to the coarsest's before training. Gains of the best rates go with
             the square root of lmbda: 8 suits lmbdas that differ by a factor of 64.
-        hyper_span: likewise of z.
 
     Raises:
         ValueError: a number is out of range.
 
     Reference: Cui et al., Asymmetric Gained Deep Image Compression With Continuous Rate Adaptation, CVPR 2021,
-    https://arxiv.org/abs/2003.02012, section 3: gain and inverse gain units, equation 6.
+    https://arxiv.org/abs/2003.02012, section 3: gain and inverse gain units, equation 6. Differs from the paper: the
+    gain of z is 1.
     """
 
-    def __init__(
-        self,
-        latent_channels: int,
-        width: int,
-        *,
-        levels: int = 6,
-        span: float = 8.0,
-        hyper_span: float = 1.0,
-    ):
+    def __init__(self, channels: int, *, levels: int = 6, span: float = 8.0):
         super().__init__()
-        if levels < 2 or span <= 1 or hyper_span < 1:
-            raise ValueError(
-                f"levels={levels} must be at least 2, span={span} above 1, hyper_span={hyper_span} at least 1"
-            )
+        if levels < 2 or span <= 1:
+            raise ValueError(f"levels={levels} must be at least 2 and span={span} above 1")
         self.rates = tuple(level / (levels - 1) for level in range(levels))
-        self.y_up, self.y_down = (GainUnit(latent_channels, levels, s) for s in (span, 1 / span))
-        self.z_up, self.z_down = (GainUnit(width, levels, s) for s in (hyper_span, 1 / hyper_span))
+        self.up, self.down = GainUnit(channels, levels, span), GainUnit(channels, levels, 1 / span)
 
-    def at(self, rate: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Factors at a rate in [0, 1], in the order of models/entropy/gained_hyperprior.py."""
-        return self.y_up(rate), self.y_down(rate), self.z_up(rate), self.z_down(rate)
+    def at(self, rate: float) -> tuple[Tensor, Tensor]:
+        """(up, down) at a rate in [0, 1]: what models/entropy/gained_hyperprior.py is given."""
+        return self.up(rate), self.down(rate)
