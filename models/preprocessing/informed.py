@@ -56,8 +56,8 @@ class InformedFilter(nn.Module):
         *,
         classes: int = 2,
         steps: tuple[float, float] = (10.0, 1.25),
-        amount: float = 0.1,
-        power: float = 1.5,
+        amount: float = 0.04,
+        power: float = 3.0,
     ):
         if classes < 1:
             raise ValueError(f"classes={classes} must be at least 1")
