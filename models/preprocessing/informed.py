@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.block_dct import LUMA_TABLE, SIDE, blocks_of, dct_matrix, plane_of
+from models.frozen import Frozen
 from models.padding import crop, pad_to_stride
 
 NEIGHBOURHOOD = 5
@@ -35,24 +36,24 @@ class InformedFilter(nn.Module):
     is the Fisher information: a fact of picture and network, without labels, codec or rate. A block's sensitivity s is
     the trace of its part. An encoder that weighs bits against such errors, coding in steps of q, drops a coefficient c
     where |c| / q < 1/2 + amount / s: the amount is what a bit is worth. With the standard's steps, and a power of s,
-    that is how the filter begins; ``thresholds`` has an amount for each frequency and rate, which may learn. The
-    network stays in evaluation mode and gets no gradients. Models hold its weights: who encodes needs them, who decodes
-    does not.
+    that is how the filter begins; ``thresholds`` has an amount for each frequency and rate, which may learn. Models
+    do not hold the network: who encodes needs it, who decodes does not. An exported model finds it in a package.
 
     Args:
-        network: a classifier: pictures (B, 3, H, W) in [0, 1] -> logits (B, K).
+        network: a classifier in ``models.frozen.Frozen``: pictures (B, 3, H, W) in [0, 1] -> logits (B, K); ``None``
+            in an exported model, where the weights came from a file.
         classes: how many of the likeliest stand for all; each costs the encoder a way back through the network.
         steps: of the codec's quantisation, at the lowest and the highest rate: multiples of JPEG's at quality 50.
         amount: what all amounts are at first.
         power: of the sensitivity, at first; above 1, for large errors are worse than small ones say.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range; or, when pictures come, there is no network.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Frozen | None,
         *,
         classes: int = 2,
         steps: tuple[float, float] = (10.0, 1.25),
@@ -62,20 +63,18 @@ class InformedFilter(nn.Module):
         if classes < 1:
             raise ValueError(f"classes={classes} must be at least 1")
         super().__init__()
-        self.network = network.eval().requires_grad_(False)
-        self.classes = classes
+        self.network, self.classes = network, classes
         self.thresholds = Thresholds(steps, amount, power)
         self.register_buffer("dct", dct_matrix(), persistent=False)
         self.register_buffer("luma", torch.tensor(LUMA), persistent=False)
 
-    def train(self, mode: bool = True) -> "InformedFilter":
-        """As ever, but for the network, which is in evaluation mode always."""
-        super().train(mode)
-        self.network.eval()
-        return self
-
     def forward(self, x: Tensor, level: float) -> Tensor:
         """(B, 3, H, W) in [0, 1], of any size, to float32 of the same shape, not clamped; ``level`` in [0, 1]."""
+        if self.network is None:
+            raise ValueError(
+                "the filter has no network to ask: its weights came from a file, which no exported model holds; give "
+                "`network.weights=package:NAME` in training, or code with the run itself"
+            )
         known = sensitivity(self.network, x, self.classes)
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()

@@ -1,6 +1,6 @@
 """A codec and its tasks from their config nodes and their weights: what every way of loading a model ends in."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.codecs.base import Codec
+from models.heads.published import PACKAGE
 from models.pretrained.construct import check_targets, construct, targets
 from models.pretrained.fit import misfit
 
@@ -52,7 +53,8 @@ def assemble(
         labels: {name of a task: {"target", "kind", "names", "missing"}}; tasks that learn from no label have none.
         state: {"codec.*" and "tasks.<name>.*": tensor}.
         frozen: make frozen networks too (models/frozen.py), from the files and downloads that their nodes name: for
-            what was trained here. Otherwise they are ``None``, and a task's ``left_out`` names them.
+            what was trained here. Otherwise they are ``None``, and a task's ``left_out`` names them; but for those that
+            a codec needs and finds in installed packages.
 
     Returns:
         Both on the CPU, in evaluation mode, without gradients.
@@ -64,7 +66,7 @@ def assemble(
     if not frozen:
         for name, node in tasks.items():
             left_out[name] = tuple(path for path, target in targets(node) if target == FROZEN)
-        codec, tasks = _without_frozen(codec), _without_frozen(tasks)
+        codec, tasks = _without_frozen(codec, but=_packaged), _without_frozen(tasks)
     check_targets({"codec": codec, "tasks": dict(tasks)})
     with torch.random.fork_rng(devices=[]):
         made = construct(without_beginnings(codec), path="codec")
@@ -115,15 +117,23 @@ def is_frozen(node: Any) -> bool:
     return any(target == FROZEN for _, target in targets(node))
 
 
-def _without_frozen(node: Any) -> Any:
-    """A node with ``None`` for frozen networks."""
+def _without_frozen(node: Any, but: Callable[[Any], bool] = lambda node: False) -> Any:
+    """A node with ``None`` for frozen networks, but for some."""
     if isinstance(node, (list, tuple)):
-        return [_without_frozen(value) for value in node]
+        return [_without_frozen(value, but) for value in node]
     if not isinstance(node, Mapping):
         return node
     if node.get("_target_") == FROZEN:
-        return None
-    return {key: _without_frozen(value) for key, value in node.items()}
+        return node if but(node) else None
+    return {key: _without_frozen(value, but) for key, value in node.items()}
+
+
+def _packaged(node: Any) -> bool:
+    """Whether a frozen network's weights are those of an installed package: no file and no download is named."""
+    network = node.get("network")
+    if not isinstance(network, Mapping) or not str(network.get("weights")).startswith(PACKAGE):
+        return False
+    return not any(network.get(key) for key in BEGINNINGS if key != "weights")
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
