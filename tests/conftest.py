@@ -63,17 +63,6 @@ for _name in ("webp", "avif", "hevc", "vvc"):
         "proxy": {"model": {"width": 4, "latent_channels": 6, "num_stages": 2}},
     }
 TINY["preprocessed_jpeg"] = {"filter": {"widths": [4, 6]}}
-TINY["preprocessed_jpeg_seeing"] = {
-    "filter": {
-        "network": {
-            "network": {"backbone": "test_efficientnet"},
-            "layers": ["net.blocks.1", "net.blocks.3", "net.bn2"],
-        },
-        "channels": [24, 48, 256],
-        "width": 8,
-        "depth": 1,
-    }
-}
 TINY["preprocessed_jpeg_informed"] = {
     "filter": {"network": {"network": {"backbone": "test_efficientnet", "weights": None}}}
 }

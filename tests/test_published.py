@@ -31,6 +31,7 @@ from models.heads.published import NORMALISATION
 from models.heads.teacher import TimmTeacher
 from models.outputs import CodecOutput, LatentSpec
 from models.pretrained import load
+from models.pretrained.assemble import assemble
 from tasks.detection_distillation import box_error, class_kl, divergence, objectness_kl, pack
 from tests.conftest import component, tiny_codec
 from tests.published import NUM_CLASSES, tiny_detector, write_detector, write_onnx
@@ -439,3 +440,20 @@ def test_the_objectives_yamls_are_made():
     output = CodecOutput((40, 40), x_hat=x.flip(3), bits={"base": torch.ones(1)})
     parts = objective(output, {"image": x}, {}, 0.0)
     assert parts["term/perceptual"] > 0
+
+
+def test_an_exported_codec_finds_the_network_of_its_encoder_in_its_package(package):
+    node = component("codec", "preprocessed_jpeg_informed")
+    node.filter.network.network.update({"backbone": TINY, "weights": package})
+    made = instantiate(node)
+    state = {f"codec.{key}": value for key, value in made.state_dict().items()}
+    assert sum(value.numel() for value in state.values()) < 500, "no model holds the network"
+    node = OmegaConf.to_container(node)
+    codec, _ = assemble(node, {}, {}, state)
+    x = torch.rand(1, 3, 40, 48)
+    torch.testing.assert_close(codec.filtered(x, 18), made.eval().filtered(x, 18))
+    for named in ("package:not_here", "/a/file.pth", None):
+        node["filter"]["network"]["network"]["weights"] = named
+        codec, _ = assemble(node, {}, {}, state)
+        with pytest.raises(ValueError, match="`make pretrained` installs"):
+            codec.filtered(x, 18)

@@ -63,6 +63,12 @@ def find_weights(weights: str | os.PathLike[str], backbone: str) -> Path:
     return path
 
 
+def in_package(weights: str | os.PathLike[str]) -> bool:
+    """Whether ``weights`` names a package, and that is installed."""
+    name = str(weights).removeprefix(PACKAGE)
+    return str(weights).startswith(PACKAGE) and name.isidentifier() and find_spec(name) is not None
+
+
 def read_weights(path: Path, backbone: str) -> dict[str, Tensor]:
     """A file's tensors; nothing in it is executed.
 

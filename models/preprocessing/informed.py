@@ -37,11 +37,11 @@ class InformedFilter(nn.Module):
     the trace of its part. An encoder that weighs bits against such errors, coding in steps of q, drops a coefficient c
     where |c| / q < 1/2 + amount / s: the amount is what a bit is worth. With the standard's steps, and a power of s,
     that is how the filter begins; ``thresholds`` has an amount for each frequency and rate, which may learn. Models
-    do not hold the network: who encodes needs it, who decodes does not. An exported model finds it in a package.
+    do not hold the network: who encodes needs it, who decodes does not. An exported model finds it in its package.
 
     Args:
         network: a classifier in ``models.frozen.Frozen``: pictures (B, 3, H, W) in [0, 1] -> logits (B, K); ``None``
-            in an exported model, where the weights came from a file.
+            in an exported model whose weights no installed package holds.
         classes: how many of the likeliest stand for all; each costs the encoder a way back through the network.
         steps: of the codec's quantisation, at the lowest and the highest rate: multiples of JPEG's at quality 50.
         amount: what all amounts are at first.
@@ -72,8 +72,8 @@ class InformedFilter(nn.Module):
         """(B, 3, H, W) in [0, 1], of any size, to float32 of the same shape, not clamped; ``level`` in [0, 1]."""
         if self.network is None:
             raise ValueError(
-                "the filter has no network to ask: its weights came from a file, which no exported model holds; give "
-                "`network.weights=package:NAME` in training, or code with the run itself"
+                "the filter has no network to ask: exported models hold none. `make pretrained` installs published "
+                "ones; where the weights came from a file, code with the run itself"
             )
         known = sensitivity(self.network, x, self.classes)
         with torch.autocast(x.device.type, enabled=False):

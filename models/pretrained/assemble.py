@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.codecs.base import Codec
-from models.heads.published import PACKAGE
+from models.heads.published import in_package
 from models.pretrained.construct import check_targets, construct, targets
 from models.pretrained.fit import misfit
 
@@ -129,11 +129,12 @@ def _without_frozen(node: Any, but: Callable[[Any], bool] = lambda node: False) 
 
 
 def _packaged(node: Any) -> bool:
-    """Whether a frozen network's weights are those of an installed package: no file and no download is named."""
+    """Whether an installed package holds a frozen network's weights: no file and no download is named."""
     network = node.get("network")
-    if not isinstance(network, Mapping) or not str(network.get("weights")).startswith(PACKAGE):
+    if not isinstance(network, Mapping):
         return False
-    return not any(network.get(key) for key in BEGINNINGS if key != "weights")
+    named = {key: network[key] for key in BEGINNINGS if network.get(key)}
+    return set(named) == {"weights"} and in_package(named["weights"])
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
