@@ -93,8 +93,6 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
             raise ValueError(f"{missing[0]} is missing: give {missing[0]}=VALUE; --help shows examples")
         plain = OmegaConf.to_container(cfg, resolve=True)
         _check(plain)
-        out = Path(cfg.out)
-        out.mkdir(parents=True, exist_ok=True)
         images = SplitImages(instantiate(cfg.data), cfg.split, cfg.num_images)
         points, skipped, notes = points_of(
             plain["codecs"],
@@ -107,6 +105,8 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
             refine=plain["refine"],
         )
         anchors = _anchors(plain["anchors"], points, skipped)
+        out = Path(cfg.out)
+        out.mkdir(parents=True, exist_ok=True)
     except (*MISTAKES, InstantiationException) as error:
         raise UserError(one_line(error)) from error
     cache = Path(cfg.cache)
