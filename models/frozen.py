@@ -18,7 +18,8 @@ class Frozen(nn.Module):
           network: {_target_: models.heads.backbones.create_backbone, backbone: resnet18, weights: FILE}
 
     Its weights come from what the node says, and nowhere else: loading a run builds it again from there, loading an
-    exported model leaves it out (``None`` takes its place). So nothing that predictions need may be frozen this way.
+    exported model leaves it out (``None`` takes its place), but for a codec's whose weights an installed package holds.
+    So nothing that predictions need may be frozen this way.
 
     Args:
         network: the network, its weights loaded, or a callable that makes it.
