@@ -16,7 +16,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,19 @@ from pictures.finding import below
 from pictures.reading import read_picture
 
 QUALITIES = (5, 8, 12, 18, 27, 40, 60, 95)
-"""Of plain JPEG; the filter's own are its codec's."""
+"""Of plain JPEG."""
 MIDDLE = 18
 SMALLER = (0.85, 0.7)
 STEPS = 10
 HEADS = {"lite0": "lite0", "lite1": "lite1_unseen", "lite2": "lite2_unseen"}
 """{network: what figures call it}"""
 METRICS = ("kl", "nll")
-CODECS = {"trained": "", "refined": "refined_"}
+CODECS: Mapping[str, Mapping[str, Sequence[Any]]] = {
+    "trained": {"anchors": ["jpeg", "jpeg+scaled"], "scales": [1, *SMALLER], "rates": [5, 8, 12, 18, 27, 40]},
+    "refined": {"anchors": ["jpeg"], "scales": [1], "rates": [5, 8, 12, 18, 27]},
+}
+"""{codec: what it is held against, at which scales, and its own qualities}"""
+PREFIX = {"trained": "", "refined": "refined_"}
 """{codec: what its figures begin with}"""
 
 
@@ -54,14 +59,15 @@ def trained(photos: Path, run: Path, batches: int, more: Sequence[str]) -> None:
     train(run, [*arguments, *more], os.cpu_count() or 1)
 
 
-def read(run: Path, imagenet: Path, out: Path, images: int) -> list[dict[str, Any]]:
-    """Rows of every codec at every quality, and of what evaluate.py says between them."""
-    plain = [f"{{{name}: {quoted(run)}}}" for name in CODECS]
+def read(run: Path, imagenet: Path, out: Path, codec: str, images: int) -> list[dict[str, Any]]:
+    """Rows of plain JPEG and one codec at every quality, and of what evaluate.py says between them."""
+    setting = CODECS[codec]
+    refine = f"{{refined: {{steps: {STEPS}, task: reads}}}}" if codec == "refined" else "null"
     overrides = [
-        "evaluation=imagenet_reading", f"data.root={quoted(imagenet)}", f"codecs=[jpeg, {', '.join(plain)}]",
-        "anchors=[jpeg, jpeg+scaled]", f"refine={{refined: {{steps: {STEPS}, task: reads}}}}",
-        f"rates={{jpeg: {list(QUALITIES)}}}", f"scales={[1, *SMALLER]}",
-        f"num_images={images}", "own_tasks=false", "metrics=[psnr]", "gallery=0", "complexity=false", "timed_images=0",
+        "evaluation=imagenet_reading", f"data.root={quoted(imagenet)}", f"codecs=[jpeg, {{{codec}: {quoted(run)}}}]",
+        f"anchors=[{', '.join(setting['anchors'])}]", f"scales={setting['scales']}", f"refine={refine}",
+        f"rates={{jpeg: {[*QUALITIES]}, {codec}: {setting['rates']}}}", f"num_images={images}",
+        "own_tasks=false", "metrics=[psnr]", "gallery=0", "complexity=false", "timed_images=0",
     ]  # fmt: skip
     kept = ("codec", "rate", "scale", "bpp", "bpp_payload", "psnr", "tasks", "ci95", "num_images")
     rows = [
@@ -137,16 +143,17 @@ def figures(rows: Rows) -> Figures:
     """BD-rates against JPEG and against the best of its down-scaled ladders, by metric; and the proxy's fidelity."""
     found: dict[str, float | None] = {}
     for row in rows:
-        if row["kind"] != "bd" or row["rate_axis"] != "bpp" or row["codec"] not in CODECS:
+        if row["kind"] != "bd" or row["codec"] not in CODECS:
             continue
         head, _, metric = row["metric"].partition("/")
         if head in HEADS and metric in METRICS:
-            name = f"{CODECS[row['codec']]}bd_rate_imagenet_jpeg_{HEADS[head]}_{metric}"
-            if row["anchor"] == "jpeg":
-                found[name] = row["bd_rate_percent"]
-                found[f"{name}_ci_high"] = (row["ci95"] or (None, None))[1]
-            else:
-                found[f"{name}_vs_best_simple"] = row["bd_rate_percent"]
+            name = f"{PREFIX[row['codec']]}bd_rate_imagenet_jpeg_{HEADS[head]}_{metric}"
+            if row["rate_axis"] == "bpp_payload":
+                name += "_payload"
+            if row["anchor"] != "jpeg":
+                name += "_vs_best_simple"
+            found[name] = row["bd_rate_percent"]
+            found[f"{name}_ci_high"] = (row["ci95"] or (None, None))[1]
     for kind in ("plain", "filtered"):
         of = [row for row in rows if row["kind"] == "fidelity" and row["pictures"] == kind]
         if of:
@@ -177,6 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", metavar="DIR", type=Path, help="folder of the run and its evaluation")
     parser.add_argument("--batches", type=int, default=400, help="of the filter's training (default: 400)")
     parser.add_argument("--images", type=int, default=900, help="of the test, evenly spaced (default: 900)")
+    parser.add_argument(
+        "--refined-images", type=int, default=300, help="of the test of refinement, likewise (default: 300)"
+    )
     parser.add_argument("--set", nargs="*", default=(), metavar="KEY=VALUE", help="overrides of the training")
     options = parser.parse_args(arguments)
     photos, imagenet, root = (path.absolute() for path in (options.photos, options.imagenet, options.out))
@@ -184,19 +194,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run = root / "trained"
     trained(photos, run, options.batches, options.set)
     rows = [
-        *read(run, imagenet, root / "read", options.images),
+        *read(run, imagenet, root / "read", "trained", options.images),
+        *read(run, imagenet, root / "refined", "refined", options.refined_images),
         *faithful(run, imagenet, images=50),
         *refining(run, imagenet, images=8),
         *steps(run, turns=15),
     ]
     notes = (
-        "BD-rates are on file bytes, negative saves; KL and NLL are to each network's own prediction on the original. "
+        "BD-rates are on file bytes, of which headers are many here, or on payload; negative saves. KL and NLL are to "
+        "each network's own prediction on the original. "
         "Lite0 taught the filter and the refinement; what it says of refined files carries no claim, for the encoder "
         "knows its answer. jpeg+scaled, the simple opponent, is the best at each rate of JPEG at its own size and of "
         f"pictures shrunk to {' and '.join(f'{100 * scale:g} %' for scale in SMALLER)} of their sides. Intervals: "
         "bootstrap over pictures; one seed. Seconds are of this machine, step costs ratios in one process."
     )
-    lengths = f"--batches {options.batches} --images {options.images}"
+    lengths = (
+        f"--batches {options.batches} --images {options.images} --refined-images {options.refined_images}"
+    )
     command = f"python -m benchmarks.preprocessing PHOTOS IMAGENET DIR {lengths}"
     if options.set:
         command += f" --set {' '.join(options.set)}"
