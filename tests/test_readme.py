@@ -233,6 +233,20 @@ def test_figures_of_every_task_are_those_of_the_record() -> None:
         assert [cell.strip() for cell in line.split("|")[2:-1]] == shown
 
 
+def test_figures_of_gain_units_are_those_of_the_record() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "variable_rate.json").read_text())
+    of = {key.removeprefix("variable_rate_"): value for key, value in record["figures"].items()}
+    section = " ".join(README.partition("## One codec, any rate\n")[2].partition("\n## ")[0].split())
+    assert f"`{record['commands'][0]}`" in section
+    low, high = of["bd_rate_low"], of["bd_rate_high"]
+    assert f"{of['bd_rate_percent']:+.1f} % (95 % interval {low:+.1f} to {high:+.1f}" in section
+    for head in ("pixels", "latents"):
+        values = [value for key, value in of.items() if key.endswith(f"top1_{head}")]
+        assert f"{min(values):.2f} to {max(values):.2f} " in section
+    bpp = [value for key, value in of.items() if key.endswith("_bpp")]
+    assert f"at {min(bpp):.2f} to {max(bpp):.2f} bpp" in section
+
+
 def test_figures_of_adaptation_are_those_of_the_record() -> None:
     figures = json.loads((ROOT / "benchmarks" / "results" / "adaptation.json").read_text())["figures"]
     section = README.partition("## Adapt a trained codec\n")[2].partition("\n## ")[0]
