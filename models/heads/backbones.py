@@ -1,7 +1,6 @@
 """Any timm network, with weights from nowhere, a local file or the hub, and errors that say what to do."""
 
 import difflib
-import logging
 import os
 import socket
 from collections.abc import Collection, Iterator, Mapping
@@ -14,7 +13,7 @@ import timm
 from torch import Tensor, nn
 
 from models.heads.norms import batch_norm_to_group_norm
-from models.heads.published import NORMALISATION, PACKAGE, find_weights, read_weights
+from models.heads.published import NORMALISATION, PACKAGE, find_weights, read_weights, silent
 
 PROBE_SECONDS = 3.0
 
@@ -65,7 +64,8 @@ def create_backbone(
         stored = {_fingerprint(t) for t in state.values() if isinstance(t, Tensor)}
         overlay = {"state_dict": state, **NORMALISATION.get(str(weights).removeprefix(PACKAGE), {})}
         try:
-            with _quiet_loading():
+            # timm lists all weights that a network without its last layers has no place for.
+            with silent("timm.models._builder"):
                 net = timm.create_model(
                     backbone, pretrained=True, pretrained_cfg_overlay=overlay, **arguments
                 )
@@ -106,17 +106,6 @@ def _hub_that_fails_fast() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-@contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Without timm's list of all weights that a network without its last layers has no place for."""
-    logger = logging.getLogger("timm.models._builder")
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 def _fingerprint(tensor: Tensor) -> tuple[tuple[int, ...], float]:

@@ -1,6 +1,9 @@
 """Published weights for timm's networks: a checkpoint, or the one that an installed package brings."""
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
@@ -82,7 +85,8 @@ def read_weights(path: Path, backbone: str) -> dict[str, Tensor]:
         ValueError: the file is damaged, or holds more than tensors.
     """
     try:
-        state = load_state_dict(str(path), weights_only=True)
+        with silent("timm.models._helpers"):  # it tells of every file
+            state = load_state_dict(str(path), weights_only=True)
     except (UnpicklingError, RuntimeError, SafetensorError, EOFError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} cannot be read as weights of {backbone!r}: {reason}") from error
@@ -91,6 +95,17 @@ def read_weights(path: Path, backbone: str) -> dict[str, Tensor]:
     if state.keys().isdisjoint(whole) and _seen(state) == _seen(whole):
         return dict(zip(whole, state.values(), strict=True))
     return state
+
+
+@contextmanager
+def silent(name: str) -> Iterator[None]:
+    """Without what a logger would say."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _seen(state: dict[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
