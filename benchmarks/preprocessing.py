@@ -153,7 +153,7 @@ def figures(rows: Rows) -> Figures:
             if row["anchor"] != "jpeg":
                 name += "_vs_best_simple"
             found[name] = row["bd_rate_percent"]
-            found[f"{name}_ci_high"] = (row["ci95"] or (None, None))[1]
+            found[f"{name}_ci_low"], found[f"{name}_ci_high"] = row["ci95"] or (None, None)
     for kind in ("plain", "filtered"):
         of = [row for row in rows if row["kind"] == "fidelity" and row["pictures"] == kind]
         if of:
