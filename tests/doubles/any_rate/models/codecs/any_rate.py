@@ -27,7 +27,7 @@ class AnyRate(MeanScaleHyperprior):
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
         with torch.autocast(x.device.type, enabled=False):
-            latent = self.latent_codec(self._analyse(x, None) * self._gain(rate), keys)
+            latent = self.latent_codec(self.g_a(x).float() * self._gain(rate), keys)
             bits = torch.stack([code_length(p) for p in latent.likelihoods.values()]).sum(0)
             y_hat = latent.y_hat / self._gain(rate)
         return CodecOutput(
@@ -40,9 +40,7 @@ class AnyRate(MeanScaleHyperprior):
 
     def _encode(self, x: Tensor, rate: float | None) -> list[dict[str, bytes]]:
         with torch.autocast(x.device.type, enabled=False):
-            return [
-                {"base": s} for s in self.latent_codec.compress(self._analyse(x, None) * self._gain(rate))
-            ]
+            return [{"base": s} for s in self.latent_codec.compress(self.g_a(x).float() * self._gain(rate))]
 
     def _decode(
         self,
