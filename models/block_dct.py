@@ -1,4 +1,4 @@
-"""The DCT of blocks of 8x8 samples, as JPEG has it."""
+"""Colours, and the DCT of blocks of 8x8 samples, as JPEG has them."""
 
 import math
 
@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+TO_YCBCR = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+"""Full-range BT.601, as libjpeg has it."""
 SIDE = 8
 """Of a block."""
 LUMA_TABLE = (

@@ -23,6 +23,7 @@ def test_there_are_some_and_they_are_small():
     assert all((model / "model.safetensors").stat().st_size <= MAX_BYTES for model in MODELS)
     table = (WEIGHTS / "README.md").read_text()
     assert all(f"`{model.name}`" in table for model in MODELS)
+    assert all(from_pretrained(model).codec.layers for model in MODELS)
 
 
 def smooth_photo(path: Path) -> np.ndarray:

@@ -6,13 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.block_dct import LUMA_TABLE, SIDE, blocks_of, dct_matrix, plane_of
+from models.block_dct import LUMA_TABLE, SIDE, TO_YCBCR, blocks_of, dct_matrix, plane_of
 from models.frozen import Frozen
 from models.padding import crop, pad_to_stride
 
 NEIGHBOURHOOD = 5
 """Blocks along a side: one block's own sensitivity is a rough guess."""
-LUMA = (0.299, 0.587, 0.114)
 FLOOR = 0.05
 """Added to sensitivities, whose mean is 1: nothing is worth no bit at all."""
 MOST = 4.0
@@ -55,7 +54,7 @@ class InformedFilter(nn.Module):
         self,
         network: Frozen | None,
         *,
-        classes: int = 2,
+        classes: int = 1,
         steps: tuple[float, float] = (10.0, 1.25),
         amount: float = 0.04,
         power: float = 3.0,
@@ -66,7 +65,7 @@ class InformedFilter(nn.Module):
         self.network, self.classes = network, classes
         self.thresholds = Thresholds(steps, amount, power)
         self.register_buffer("dct", dct_matrix(), persistent=False)
-        self.register_buffer("luma", torch.tensor(LUMA), persistent=False)
+        self.register_buffer("luma", TO_YCBCR[0].clone(), persistent=False)
 
     def forward(self, x: Tensor, level: float) -> Tensor:
         """(B, 3, H, W) in [0, 1], of any size, to float32 of the same shape, not clamped; ``level`` in [0, 1]."""
@@ -146,7 +145,7 @@ def sensitivity(network: nn.Module, x: Tensor, classes: int) -> Tensor:
 
 
 def _trace(network: nn.Module, x: Tensor, classes: int) -> Tensor:
-    x = x.requires_grad_()
+    x = x.detach().requires_grad_()
     answer = network(x).float().log_softmax(1)
     likeliest, which = answer.detach().exp().topk(min(classes, answer.shape[1]))
     found = 0

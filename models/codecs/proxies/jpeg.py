@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from models.block_dct import blocks_of, dct_matrix, plane_of
+from models.block_dct import TO_YCBCR, blocks_of, dct_matrix, plane_of
 from models.codecs.proxies import jpeg_bits
 from models.codecs.proxies.proxy import Proxy
 from models.codecs.standard.pillow import JPEG
@@ -19,8 +19,6 @@ from models.entropy.rounding import round_ste
 from models.outputs import CodecOutput
 from models.padding import crop, pad_to_stride
 
-TO_YCBCR = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
-"""Full-range BT.601, as libjpeg has it."""
 TO_RGB = torch.tensor([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]])
 
 
