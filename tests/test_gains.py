@@ -53,6 +53,18 @@ def test_with_gains_of_one_it_is_the_plain_hyperprior(images: Tensor) -> None:
     torch.testing.assert_close(found.x_hat, expected.x_hat)
 
 
+def test_encoder_and_decoder_have_the_same_gains_at_every_rate_even_by_default(images: Tensor) -> None:
+    codec = tiny_codec("mean_scale_variable").eval()
+    asked = []
+    at, codec.gains.at = codec.gains.at, lambda rate: asked.append(rate) or at(rate)
+    for rate in (None, 0.6, 0.37):
+        asked.clear()
+        bitstreams = codec.compress(images, rate)
+        read = [codec.parse(codec.serialise(b)) for b in bitstreams]
+        assert torch.equal(codec.decompress(read).x_hat, codec.decompress(bitstreams).x_hat)
+        assert len(set(asked)) == 1, "what a file stores is what was coded at"
+
+
 def test_files_grow_and_pictures_improve_with_the_rate(images: Tensor) -> None:
     codec = tiny_codec("mean_scale_variable")
     objective = Objective(

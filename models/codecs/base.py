@@ -277,14 +277,14 @@ class Codec(Subject):
         tables.build(self)
 
     def _check_rate(self, rate: float | None) -> float | None:
-        if rate is None:
-            return None if not self.rates else self.rates[len(self.rates) // 2]
-        if not self.rates:
+        if not self.rates and rate is not None:
             raise ValueError(f"rate={rate}: this codec has one rate; leave `rate` out")
-        if not min(self.rates) <= rate <= max(self.rates):
+        if not self.rates:
+            return None
+        if rate is not None and not min(self.rates) <= rate <= max(self.rates):
             raise ValueError(f"rate={rate} is outside this codec's {min(self.rates)}..{max(self.rates)}")
         # As a file stores it: encoder and decoder must not differ in its last bits.
-        return torch.tensor(rate, dtype=torch.float32).item()
+        return torch.tensor(self.rates[len(self.rates) // 2] if rate is None else rate).float().item()
 
     def _cropped(
         self, output: CodecOutput, size: tuple[int, int], rate: float | None, *, clamp: bool = True
