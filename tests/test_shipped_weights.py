@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 import codec as command
-from models.heads.published import in_package
 from models.pretrained import from_pretrained
+from models.weights_file import in_package
 
 WEIGHTS = Path(__file__).parents[1] / "benchmarks" / "weights"
 MODELS = sorted(path.parent for path in WEIGHTS.rglob("model.safetensors"))

@@ -13,7 +13,8 @@ import timm
 from torch import Tensor, nn
 
 from models.heads.norms import batch_norm_to_group_norm
-from models.heads.published import NORMALISATION, PACKAGE, find_weights, read_weights, silent
+from models.heads.published import NORMALISATION, read_weights, silent
+from models.weights_file import PACKAGE, find_weights
 
 PROBE_SECONDS = 3.0
 
@@ -32,7 +33,7 @@ def create_backbone(
         backbone: timm's name, ``resnet18`` or with a weight tag, ``resnet18.a1_in1k``.
         pretrained: load timm's published weights, from the local cache or the network.
         weights: load this timm checkpoint (``.pth`` or ``.safetensors``) instead, or ``package:NAME``: the one that an
-            installed package holds (models/heads/published.py); needs no network. Of the network's ``pretrained_cfg``,
+            installed package holds (models/weights_file.py); needs no network. Of the network's ``pretrained_cfg``,
             ``mean`` and ``std`` are then those that the package's weights were trained with.
         norm: ``"own"`` keeps the network's normalisation, ``"group"`` replaces batch norm by group norm, so
             that batch size and ranks do not change results; not for pretrained weights, whose statistics

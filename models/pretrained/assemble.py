@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from models.codecs.base import Codec
-from models.heads.published import in_package
 from models.pretrained.construct import check_targets, construct, targets
 from models.pretrained.fit import misfit
+from models.weights_file import in_package
 
 BEGINNINGS = ("pretrained", "weights", "checkpoint_path")
 """Arguments that only say where weights begin: a trained model's own replace them."""
