@@ -45,7 +45,7 @@ KEYS = {
     "num_images": int | None,
     "metrics": Sequence,  # of measures.PICTURE_METRICS
     "rates": Mapping[str, Sequence[float]] | None,
-    "scales": Sequence[float],
+    "scales": Sequence[float] | Mapping[str, Sequence[float]],
     "anchors": Sequence[str] | None,
     "own_tasks": bool,
     "refine": Mapping[str, Mapping] | None,
@@ -187,7 +187,9 @@ def _check(plain: Mapping[str, Any]) -> None:
         raise ValueError("codecs is empty: name at least one, as in 'codecs=[jpeg]'")
     if plain["device"] != "cpu" and not (plain["device"].startswith("cuda") and torch.cuda.is_available()):
         raise ValueError(f"device={plain['device']} is not here: use cpu, or cuda on a machine that has it")
-    if wrong := [scale for scale in plain["scales"] if not 0 < scale <= 1]:
+    scales = plain["scales"]
+    ladders = scales.values() if isinstance(scales, Mapping) else [scales]
+    if wrong := [scale for ladder in ladders for scale in ladder if not 0 < scale <= 1]:
         raise ValueError(f"scales holds {wrong}: each must be above 0 and at most 1, as in [1, 0.5]")
 
 

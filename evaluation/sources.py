@@ -12,14 +12,16 @@ from datamodules.base import ImageDataModule, Split
 from datamodules.loading import EvaluationSamples, collate
 from evaluation.points import FROZEN, OWN, Head, Point, weights
 from models.codecs.base import Codec
+from models.codecs.downscaled import Downscaled
 from models.codecs.refined import refined
-from models.codecs.standard.downscaled import Downscaled
 from models.pretrained import Pretrained, load, split_variant
 from models.pretrained.construct import construct
 from models.pretrained.folder import WEIGHTS
 from models.pretrained.run_folder import RunFolder
 
 CODECS = Path(__file__).parents[1] / "configs" / "codec"
+WHOLE = (1.0,)
+"""Pictures at their own size."""
 
 
 class SplitImages:
@@ -76,7 +78,7 @@ def points_of(
     frozen: Mapping[str, Mapping[str, Any]] | None = None,
     labels: Mapping[str, Any],
     rates: Mapping[str, Sequence[float]],
-    scales: Sequence[float] = (1.0,),
+    scales: Sequence[float] | Mapping[str, Sequence[float]] = (1.0,),
     own_tasks: bool = True,
     refine: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[list[Point], list[Skipped], list[str]]:
@@ -90,7 +92,7 @@ def points_of(
         frozen: {name: plain node of a task whose networks are all frozen}: they judge every codec, too, without a run.
         labels: of the data set.
         rates: {codec: rate values instead of its usual ones}.
-        scales: of the picture before standard codecs.
+        scales: of the picture before standard codecs; or {codec: scales} before these, standard or trained.
         own_tasks: judge trained codecs by the heads they were trained with, too.
         refine: {codec: {"steps": number, "task": name of one of its own tasks}}: with that refinement at the encoder.
 
@@ -110,16 +112,26 @@ def points_of(
         config = CODECS / f"{source}.yaml"
         if config.is_file():
             name = name or source
-            found = _standard(name, config, foreign, rates.get(name), scales)
+            at = scales.get(name, WHOLE) if isinstance(scales, Mapping) else scales
+            found = _standard(name, config, foreign, rates.get(name), at)
         else:
             runs = _runs(Path(source))
             models = [load(run, tasks=None if own_tasks or refine else ()) for run in runs]
             name = name or (Path(source).name if len(runs) > 1 else str(models[0].config["name"]))
+            at = scales.get(name, WHOLE) if isinstance(scales, Mapping) else WHOLE
             found = [
                 point
                 for model in models
                 for point in _learned(
-                    name, model, foreign, rates.get(name), labels, notes, own_tasks, (refine or {}).get(name)
+                    name,
+                    model,
+                    foreign,
+                    rates.get(name),
+                    at,
+                    labels,
+                    notes,
+                    own_tasks,
+                    (refine or {}).get(name),
                 )
             ]
         if name in known:
@@ -132,7 +144,8 @@ def points_of(
         else:
             points += found
             notes += _not_one_curve(name, found)
-    for key, named in (("rates", rates), ("refine", refine or {})):
+    by_scale = scales if isinstance(scales, Mapping) else {}
+    for key, named in (("rates", rates), ("refine", refine or {}), ("scales", by_scale)):
         if unknown := sorted(set(named) - known):
             raise ValueError(
                 f"{key} names {unknown}, which are no codecs of this call; there are {sorted(known)}"
@@ -178,12 +191,12 @@ def _standard(
         return [Point(name, codec.eval(), heads=heads, settings=settings, about=codec.about())]
     points = []
     for scale in scales:
-        scaled = codec if scale == 1 else Downscaled(codec, scale=scale)
+        scaled = _at(codec, scale)
         for rate in _checked_rates(name, codec, rates):
             points.append(
                 Point(
                     name,
-                    scaled.eval(),
+                    scaled,
                     rate=rate,
                     shown_rate=rate,
                     scale=scale,
@@ -200,6 +213,7 @@ def _learned(
     model: Pretrained,
     foreign: Sequence[Head],
     rates: Sequence[float] | None,
+    scales: Sequence[float],
     labels: Mapping[str, Any],
     notes: list[str],
     own_tasks: bool,
@@ -222,16 +236,18 @@ def _learned(
     return [
         Point(
             name,
-            codec,
+            scaled,
             rate=rate,
             shown_rate=rate
             if rate is not None
             else (float(lmbda) if isinstance(lmbda, int | float) else None),
+            scale=scale,
             seed=int(config.get("seed") or 0),
             heads=heads,
             settings=settings,
-            about=codec.about(),
+            about=scaled.about(),
         )
+        for scale, scaled in ((scale, _at(codec, scale)) for scale in scales)
         for rate in values
     ]
 
@@ -245,6 +261,10 @@ def _refined(name: str, model: Pretrained, refine: Mapping[str, Any]) -> tuple[C
     task = model.tasks[refine["task"]]
     codec = refined(model.codec, refine["steps"], task.compared_with)
     return codec, {**refine, "teacher": weights(task)}
+
+
+def _at(codec: Codec, scale: float) -> Codec:
+    return (codec if scale == 1 else Downscaled(codec, scale=scale)).eval()
 
 
 def _checked_rates(name: str, codec: Codec, rates: Sequence[float] | None) -> list[float]:

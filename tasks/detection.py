@@ -42,6 +42,11 @@ class Detection(Task):
     kind = "boxes"
     monitor = "map"
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes are called, in order."""
+        return self.label.names
+
     def target_of(self, batch: Mapping[str, Any]) -> list[Found]:
         """Boxes and classes of each image; one without label has a row of NaN."""
         pairs = zip(batch[self.target], batch["box_class"], strict=True)
@@ -70,7 +75,7 @@ class Detection(Task):
 
     def metrics(self) -> MetricCollection:
         """``map``, COCO's mean over overlaps of 0.5 to 0.95, and ``map_50``, at 0.5; over the classes that occur."""
-        num = len(self.label.names)
+        num = len(self.class_names)
         metrics = {"map": MeanAveragePrecision(num), "map_50": MeanAveragePrecision(num, (0.5,))}
         return MetricCollection(metrics, compute_groups=False)
 
@@ -80,7 +85,7 @@ class Detection(Task):
         return {
             "boxes": [
                 {
-                    "class": self.label.names[index],
+                    "class": self.class_names[index],
                     "score": round(score, 6),
                     "box": [round(side, 2) for side in box],
                 }
@@ -91,7 +96,7 @@ class Detection(Task):
     def illustrate(self, image: np.ndarray, decided: Found, target: Found) -> tuple[np.ndarray, str]:
         """Boxes of a score above 0.3 in the colours of their classes; ``AP50 0.71`` of this picture, if labelled."""
         picture = Image.fromarray(image)
-        pen, colours = ImageDraw.Draw(picture), palette(len(self.label.names))
+        pen, colours = ImageDraw.Draw(picture), palette(len(self.class_names))
         width = max(1, min(image.shape[:2]) // 200)
         shown = decided["scores"] >= SHOWN
         for index, box in zip(

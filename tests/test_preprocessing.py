@@ -30,8 +30,9 @@ from models.codecs.standard.pillow import JPEG, WebP
 from models.entropy.noise import sample_keys
 from models.frozen import Frozen
 from models.outputs import CodecOutput
+from models.preprocessing.amplitudes import OfCandidates, OfClasses
 from models.preprocessing.blocks import scaled
-from models.preprocessing.informed import InformedFilter, Thresholds, sensitivity
+from models.preprocessing.informed import FLOOR, InformedFilter, Thresholds, sensitivity
 from models.preprocessing.residual import ResidualFilter
 from models.preprocessing.unet import UNetFilter
 from tests.conftest import component, tiny_codec
@@ -128,7 +129,7 @@ def test_what_looks_is_held_still_and_thresholds_follow_it(images: Tensor) -> No
 
 def test_sensitivity_says_what_small_errors_cost(images: Tensor) -> None:
     judge, x = informed().network.network, images[:2, :, :16, :24]
-    found = sensitivity(judge, x, classes=3)
+    found = sensitivity(lambda x: OfClasses(3)(judge(x)), x, probes=3)
     judge, step = judge.double(), 1e-4
 
     def traces(x: Tensor) -> Tensor:
@@ -147,14 +148,50 @@ def test_sensitivity_says_what_small_errors_cost(images: Tensor) -> None:
     expected /= expected.mean((1, 2), keepdim=True)
     torch.testing.assert_close(found, expected.float(), rtol=2e-3, atol=0)
     assert (found - 1).abs().max() > 0.05
-    with pytest.raises(ValueError, match="classes=0 must be at least 1"):
-        informed(classes=0)
+    # So do random sums of them, on average.
+    rough = sensitivity(lambda x: OfClasses(3)(judge.float()(x)).repeat(1, 2), x.float(), probes=5)
+    torch.testing.assert_close(rough, found, rtol=0.1, atol=0)
+    for wrong, message in (
+        (lambda: OfClasses(0), "likeliest=0 must be at least 1"),
+        (lambda: OfCandidates(0), "tolerance=0 must be above 0"),
+        (lambda: informed(probes=0), "probes=0 must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wrong()
     with pytest.raises(ValueError, match="no network to ask"):
         InformedFilter(None)(images, 0.5)
 
 
+def test_slopes_of_amplitudes_say_how_far_a_detector_s_answer_moves() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(12, 5 * 9).double()
+
+    def detector(x: Tensor) -> dict[str, Tensor]:
+        raw = layer(x.flatten(1)).view(len(x), 5, 9)
+        corners = 10 + raw[..., 1:3], 30 + raw[..., 3:5]
+        return {
+            "objectness": raw[..., 0].sigmoid(),
+            "boxes": torch.cat(corners, -1),
+            "classes": raw[..., 5:].softmax(-1),
+        }
+
+    x, error = torch.rand(1, 3, 2, 2).double(), 1e-3 * torch.randn(1, 3, 2, 2).double()
+    before, after = detector(x), detector(x + error)
+    there, moved = before["objectness"], after["objectness"]
+    cost = there * (there / moved).log() + (1 - there) * ((1 - there) / (1 - moved)).log()
+    cost = cost + there * (before["classes"] * (before["classes"] / after["classes"]).log()).sum(-1)
+    sides = (before["boxes"][..., 2:] - before["boxes"][..., :2]).repeat(1, 1, 2)
+    off = (after["boxes"] - before["boxes"]) / sides
+    cost = cost + there * 0.5 * (off / 0.1).square().sum(-1)
+
+    amplitudes = OfCandidates(0.1)
+    slopes = torch.autograd.functional.jacobian(lambda x: amplitudes(detector(x))[0], x, vectorize=True)
+    predicted = 0.5 * 4 * (slopes.double() * error).sum((1, 2, 3, 4)).square().sum()
+    assert predicted.item() == pytest.approx(cost.sum().item(), rel=0.02)
+
+
 def test_what_is_dropped_follows_sensitivity_and_the_rate() -> None:
-    thresholds = Thresholds(steps=(8.0, 1.0), amount=0.2, power=1.0)
+    thresholds = Thresholds(steps=(8.0, 1.0), amount=(0.2, 0.2), power=1.0)
     coefficients = torch.ones(1, 1, 3, 64) * 30.0
     known = torch.tensor([[[0.0, 0.3, 100.0]]])
     few, most = (thresholds(coefficients, known, level) for level in (0.0, 1.0))
@@ -162,8 +199,13 @@ def test_what_is_dropped_follows_sensitivity_and_the_rate() -> None:
     # A step of 8 * 11 at the lowest rate, of 11 at the highest: 0.34 and 2.7 steps.
     assert few[0, 0, :, 1].tolist() == pytest.approx([0, 0, 0.12], abs=0.02)
     assert most[0, 0, :, 1].tolist() == pytest.approx([0, 1, 1], abs=1e-3)
-    with pytest.raises(ValueError, match=r"amount=0 must be above 0"):
-        informed(amount=0)
+    with pytest.raises(ValueError, match=r"amount=\[0, 1\] must be above 0"):
+        informed(amount=(0, 1))
+    alike = Thresholds(steps=(8.0, 1.0), amount=(0.2, 0.1), power=1.0, flat=True)
+    for level, step, amount in ((0.0, 8, 0.2), (1.0, 1, 0.1)):
+        edge = torch.full((1, 1, 1, 64), step * (0.5 + amount / (1 + FLOOR)))
+        kept = alike(edge, torch.ones(1, 1, 1), level)[..., 1:]
+        assert kept.detach().unique().tolist() == pytest.approx([0.5], abs=1e-4)
 
 
 def test_blocks_that_tell_nothing_become_flat_and_others_stay(images: Tensor) -> None:

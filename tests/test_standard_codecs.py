@@ -19,11 +19,11 @@ from torch import Tensor
 from evaluation import real_bytes
 from evaluation.measures import psnr
 from models.bitstream import BitstreamError
+from models.codecs.downscaled import Downscaled
 from models.codecs.identity import Identity
 from models.codecs.read_through import ReadThrough
 from models.codecs.standard import colour, nal, vvc
 from models.codecs.standard.base import MissingEncoder, StandardCodec
-from models.codecs.standard.downscaled import Downscaled
 from models.codecs.standard.hevc import HEVC
 from models.codecs.standard.jpegxl import JPEGXL
 from models.codecs.standard.pillow import AVIF, JPEG, JPEG2000, WebP

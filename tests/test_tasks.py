@@ -114,6 +114,7 @@ def without_labels(task: Task, batch: dict[str, Any], start: int = 0) -> dict[st
 OTHERS = {
     "classification_frozen_pixels": {"head.network.network.backbone_args": {"num_classes": 12}},
     "fastestdet_pixels": {"target": "things"},
+    "fastestdet_own_pixels": {"sure": 0.0},
 }
 """Of tasks whose networks come from elsewhere, what fits them to the made-up data set."""
 
