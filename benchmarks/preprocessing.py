@@ -1,22 +1,24 @@
-"""A filter in front of JPEG, for machines that read: the record ``preprocessing``.
+"""Filters in front of JPEG and HEVC, for machines that read: the record ``preprocessing``.
 
 python -m benchmarks.preprocessing PHOTOS IMAGENET DIR      writes benchmarks/results/preprocessing.json
 
-PHOTOS is a folder of photographs without labels, shared out among train, val and test, on which a filter learns that
-knows what blocks tell EfficientNet-Lite0 (experiment=preprocessing_jpeg_informed). IMAGENET is the folder of
-``data=imagenet_val``, whose pictures are seen by no training: plain JPEG, JPEG of smaller pictures, the filter, and the
-filter with ten gradient steps a picture at the encoder are read by Lite0 itself and by two networks that were no part
-of it. Fidelity of the differentiable JPEG, on pictures as they are and as the filter makes them; what a training step
-costs with the real codec in the loop. DIR gets the runs; killed, the same command goes on. Needs the extra
-``pretrained``.
+PHOTOS is a folder of photographs without labels, shared out among train, val and test, on which filters learn that
+know what blocks tell EfficientNet-Lite0 (experiment=preprocessing_jpeg_informed, preprocessing_hevc_informed). IMAGENET
+is the folder of ``data=imagenet_val``, whose pictures are seen by no training: the plain codecs and the filters, of
+whole and of smaller pictures, and JPEG's filter with ten gradient steps a picture at the encoder are read by Lite0
+itself and by two networks that were no part of it. Fidelity of the proxies, on pictures as they are and as the filters
+make them; what a training step costs with the real codec in the loop. DIR gets the runs; killed, the same command goes
+on. Needs the extra ``pretrained``.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,38 +37,60 @@ from models.pretrained import load
 from pictures.finding import below
 from pictures.reading import read_picture
 
-QUALITIES = (5, 8, 12, 18, 27, 40, 60, 95)
-"""Of plain JPEG."""
+
+@dataclass(frozen=True)
+class Standard:
+    """A standard codec and the filter before it.
+
+    Args:
+        experiment: that trains the filter.
+        qualities: of the codec alone.
+        own: of the filter, ordered from the fewest bits.
+        scales: at which both code.
+    """
+
+    experiment: str
+    qualities: Sequence[int]
+    own: Sequence[int]
+    scales: Sequence[float]
+
+
+STANDARDS = {
+    "jpeg": Standard(
+        "preprocessing_jpeg_informed", (5, 8, 12, 18, 27, 40, 60, 95), (5, 8, 12, 18, 27, 40), (1, 0.85, 0.7)
+    ),
+    "hevc": Standard("preprocessing_hevc_informed", (51, 47, 42, 37, 32, 27), (47, 42, 37, 32), (1, 0.7)),
+}
 MIDDLE = 18
-SMALLER = (0.85, 0.7)
+"""Quality of JPEG at which refinement is timed."""
 STEPS = 10
+REFINED_SCALES = (1, 0.7)
 HEADS = {"lite0": "lite0", "lite1": "lite1_unseen", "lite2": "lite2_unseen"}
 """{network: what figures call it}"""
 METRICS = ("kl", "nll")
-CODECS: Mapping[str, Mapping[str, Sequence[Any]]] = {
-    "trained": {"anchors": ["jpeg", "jpeg+scaled"], "scales": [1, *SMALLER], "rates": [5, 8, 12, 18, 27, 40]},
-    "refined": {"anchors": ["jpeg"], "scales": [1], "rates": [5, 8, 12, 18, 27]},
-}
-"""{codec: what it is held against, at which scales, and its own qualities}"""
 PREFIX = {"trained": "", "refined": "refined_"}
 """{codec: what its figures begin with}"""
 
 
-def trained(photos: Path, run: Path, batches: int, more: Sequence[str]) -> None:
-    """Train the filter, or the rest of it."""
-    length = [f"schedule.filter.num_batches={batches}", "+trainer.limit_test_batches=1"]
-    arguments = ["experiment=preprocessing_jpeg_informed", f"data.root={quoted(photos)}", *length]
-    train(run, [*arguments, *more], os.cpu_count() or 1)
+def trained(standard: str, photos: Path, run: Path, more: Sequence[str]) -> None:
+    """Train a filter, or the rest of it."""
+    arguments = [f"experiment={STANDARDS[standard].experiment}", f"data.root={quoted(photos)}"]
+    train(run, [*arguments, "+trainer.limit_test_batches=1", *more], os.cpu_count() or 1)
 
 
-def read(run: Path, imagenet: Path, out: Path, codec: str, images: int) -> list[dict[str, Any]]:
-    """Rows of plain JPEG and one codec at every quality, and of what evaluate.py says between them."""
-    setting = CODECS[codec]
-    refine = f"{{refined: {{steps: {STEPS}, task: reads}}}}" if codec == "refined" else "null"
+def read(
+    standard: str, run: Path, imagenet: Path, out: Path, images: int, *, refine: bool = False
+) -> list[dict[str, Any]]:
+    """Rows of a standard codec and of its filter at every quality and scale, and of evaluate.py's comparison."""
+    setting, codec = STANDARDS[standard], "refined" if refine else "trained"
+    own = REFINED_SCALES if refine else setting.scales
     overrides = [
-        "evaluation=imagenet_reading", f"data.root={quoted(imagenet)}", f"codecs=[jpeg, {{{codec}: {quoted(run)}}}]",
-        f"anchors=[{', '.join(setting['anchors'])}]", f"scales={setting['scales']}", f"refine={refine}",
-        f"rates={{jpeg: {[*QUALITIES]}, {codec}: {setting['rates']}}}", f"num_images={images}",
+        "evaluation=imagenet_reading", f"data.root={quoted(imagenet)}",
+        f"codecs=[{standard}, {{{codec}: {quoted(run)}}}]", f"anchors=[{standard}, {standard}+scaled]",
+        f"scales={{{standard}: {[*setting.scales]}, {codec}: {[*own]}}}",
+        f"rates={{{standard}: {[*setting.qualities]}, {codec}: {[*setting.own]}}}",
+        f"refine={f'{{refined: {{steps: {STEPS}, task: reads}}}}' if refine else 'null'}",
+        f"num_images={images}", f"cache={quoted(out.parent / 'cache')}",
         "own_tasks=false", "metrics=[psnr]", "gallery=0", "complexity=false", "timed_images=0",
     ]  # fmt: skip
     kept = ("codec", "rate", "scale", "bpp", "bpp_payload", "psnr", "tasks", "ci95", "num_images")
@@ -74,10 +98,11 @@ def read(run: Path, imagenet: Path, out: Path, codec: str, images: int) -> list[
         {"kind": "point", **{key: row[key] for key in kept if key in row}}
         for row in evaluate(out, overrides)["rows"]
     ]
-    return [*rows, *({"kind": "bd", **row} for row in json.loads((out / "bd.json").read_text())["rows"])]
+    rows += ({"kind": "bd", **row} for row in json.loads((out / "bd.json").read_text())["rows"])
+    return [{"standard": standard, **row} for row in rows]
 
 
-def faithful(run: Path, imagenet: Path, images: int) -> list[dict[str, Any]]:
+def faithful(standard: str, run: Path, imagenet: Path, images: int) -> list[dict[str, Any]]:
     """Rows of the proxy's fidelity."""
     codec = load(run, tasks=()).codec
     folder = imagenet / "images"
@@ -86,7 +111,7 @@ def faithful(run: Path, imagenet: Path, images: int) -> list[dict[str, Any]]:
     found = proxy_fidelity.rows(
         codec.proxy.eval(), [read_picture(p) for p in chosen], {"filtered": codec.filtered}
     )
-    return [{"kind": "fidelity", **row} for row in found]
+    return [{"kind": "fidelity", "standard": standard, **row} for row in found]
 
 
 def refining(run: Path, imagenet: Path, images: int) -> list[dict[str, Any]]:
@@ -143,23 +168,29 @@ def figures(rows: Rows) -> Figures:
     """BD-rates against JPEG and against the best of its down-scaled ladders, by metric; and the proxy's fidelity."""
     found: dict[str, float | None] = {}
     for row in rows:
-        if row["kind"] != "bd" or row["codec"] not in CODECS:
+        if row["kind"] != "bd" or row["codec"] not in PREFIX:
             continue
         head, _, metric = row["metric"].partition("/")
         if head in HEADS and metric in METRICS:
-            name = f"{PREFIX[row['codec']]}bd_rate_imagenet_jpeg_{HEADS[head]}_{metric}"
+            name = f"{PREFIX[row['codec']]}bd_rate_imagenet_{row['standard']}_{HEADS[head]}_{metric}"
             if row["rate_axis"] == "bpp_payload":
                 name += "_payload"
-            if row["anchor"] != "jpeg":
+            if row["ladder"] == "scaled":
+                name += "_scaled"
+            if row["anchor"] != row["standard"]:
                 name += "_vs_best_simple"
             found[name] = row["bd_rate_percent"]
             found[f"{name}_ci_low"], found[f"{name}_ci_high"] = row["ci95"] or (None, None)
-    for kind in ("plain", "filtered"):
-        of = [row for row in rows if row["kind"] == "fidelity" and row["pictures"] == kind]
+    for standard, kind in itertools.product(STANDARDS, ("plain", "filtered")):
+        of = [
+            row
+            for row in rows
+            if row["kind"] == "fidelity" and (row["standard"], row["pictures"]) == (standard, kind)
+        ]
         if of:
-            ending = "" if kind == "plain" else f"_{kind}"
-            found[f"proxy_psnr_jpeg{ending}"] = statistics.mean(row["psnr"] for row in of)
-            found[f"proxy_bits_error_percent_jpeg{ending}"] = statistics.mean(
+            ending = standard if kind == "plain" else f"{standard}_{kind}"
+            found[f"proxy_psnr_{ending}"] = statistics.mean(row["psnr"] for row in of)
+            found[f"proxy_bits_error_percent_{ending}"] = statistics.mean(
                 row["bits_error_percent"] for row in of
             )
     for row in rows:
@@ -182,7 +213,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("photos", metavar="PHOTOS", type=Path, help="folder of photographs to learn on")
     parser.add_argument("imagenet", metavar="IMAGENET", type=Path, help="folder of data=imagenet_val")
     parser.add_argument("out", metavar="DIR", type=Path, help="folder of the run and its evaluation")
-    parser.add_argument("--batches", type=int, default=400, help="of the filter's training (default: 400)")
     parser.add_argument("--images", type=int, default=900, help="of the test, evenly spaced (default: 900)")
     parser.add_argument(
         "--refined-images", type=int, default=300, help="of the test of refinement, likewise (default: 300)"
@@ -191,26 +221,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     photos, imagenet, root = (path.absolute() for path in (options.photos, options.imagenet, options.out))
     root.mkdir(parents=True, exist_ok=True)
-    run = root / "trained"
-    trained(photos, run, options.batches, options.set)
-    rows = [
-        *read(run, imagenet, root / "read", "trained", options.images),
-        *read(run, imagenet, root / "refined", "refined", options.refined_images),
-        *faithful(run, imagenet, images=50),
+    rows: list[dict[str, Any]] = []
+    for standard in STANDARDS:
+        run = root / standard
+        trained(standard, photos, run, options.set)
+        rows += read(standard, run, imagenet, root / f"{standard}_read", options.images)
+        rows += faithful(standard, run, imagenet, images=50)
+    run = root / "jpeg"
+    rows += [
+        *read("jpeg", run, imagenet, root / "jpeg_refined", options.refined_images, refine=True),
         *refining(run, imagenet, images=8),
         *steps(run, turns=15),
     ]
     notes = (
         "BD-rates are on file bytes, of which headers are many here, or on payload; negative saves. KL and NLL are to "
         "each network's own prediction on the original. "
-        "Lite0 taught the filter and the refinement; what it says of refined files carries no claim, for the encoder "
-        "knows its answer. jpeg+scaled, the simple opponent, is the best at each rate of JPEG at its own size and of "
-        f"pictures shrunk to {' and '.join(f'{100 * scale:g} %' for scale in SMALLER)} of their sides. Intervals: "
+        "Lite0 taught the filters and the refinement; what it says of refined files carries no claim, for the encoder "
+        "knows its answer. `_scaled` is the best at each rate of pictures at their own size and shrunk to one of the "
+        "scales, all of them filtered; best_simple is the standard codec likewise, without a filter. Intervals: "
         "bootstrap over pictures; one seed. Seconds are of this machine, step costs ratios in one process."
     )
-    lengths = (
-        f"--batches {options.batches} --images {options.images} --refined-images {options.refined_images}"
-    )
+    lengths = f"--images {options.images} --refined-images {options.refined_images}"
     command = f"python -m benchmarks.preprocessing PHOTOS IMAGENET DIR {lengths}"
     if options.set:
         command += f" --set {' '.join(options.set)}"

@@ -63,8 +63,11 @@ for _name in ("webp", "avif", "hevc", "vvc"):
         "proxy": {"model": {"width": 4, "latent_channels": 6, "num_stages": 2}},
     }
 TINY["preprocessed_jpeg"] = {"filter": {"widths": [4, 6]}}
-TINY["preprocessed_jpeg_informed"] = {
-    "filter": {"network": {"network": {"backbone": "test_efficientnet", "weights": None}}}
+_TINY_ASKED = {"network": {"network": {"backbone": "test_efficientnet", "weights": None}}}
+TINY["preprocessed_jpeg_informed"] = {"filter": {"sensitivity": _TINY_ASKED}}
+TINY["preprocessed_hevc_informed"] = {
+    "filter": {"sensitivity": _TINY_ASKED},
+    "proxy": {"model": {"width": 4, "latent_channels": 6, "num_stages": 2}},
 }
 """Overrides that make a shipped codec small; codecs that are not named here are tested as they are."""
 SMALL_ARGUMENTS = {"N": 8, "M": 12, "groups": [4, 8]}

@@ -12,6 +12,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from losses.filter_strength import FilterStrength
@@ -32,8 +33,10 @@ from models.frozen import Frozen
 from models.outputs import CodecOutput
 from models.preprocessing.amplitudes import OfCandidates, OfClasses
 from models.preprocessing.blocks import scaled
-from models.preprocessing.informed import FLOOR, InformedFilter, Thresholds, sensitivity
+from models.preprocessing.informed import InformedFilter, Thresholds
+from models.preprocessing.informed_blur import InformedBlur
 from models.preprocessing.residual import ResidualFilter
+from models.preprocessing.sensitivity import Sensitivity
 from models.preprocessing.unet import UNetFilter
 from tests.conftest import component, tiny_codec
 
@@ -54,7 +57,12 @@ class Judge(nn.Module):
 
 def informed(**arguments) -> InformedFilter:
     torch.manual_seed(0)
-    return InformedFilter(Frozen(Judge()), **arguments)
+    return InformedFilter(asked(), **arguments)
+
+
+def asked(**arguments) -> Sensitivity:
+    torch.manual_seed(0)
+    return Sensitivity(Frozen(Judge()), **arguments)
 
 
 torch.manual_seed(0)  # whatever was imported before
@@ -91,7 +99,9 @@ def test_a_filter_begins_as_none_at_any_size_and_rate(made: nn.Module, size: tup
         assert torch.equal((255 * out).round().long(), levels)
 
 
-@pytest.mark.parametrize("made", [*FILTERS, informed()], ids=lambda f: type(f).__name__)
+@pytest.mark.parametrize(
+    "made", [*FILTERS, informed(), InformedBlur(asked())], ids=lambda f: type(f).__name__
+)
 def test_a_filter_learns_from_its_first_step_on(made: nn.Module, images: Tensor) -> None:
     made = copy.deepcopy(made)
     made(images, 0.7).square().sum().backward()
@@ -116,7 +126,7 @@ def test_a_filter_learns_what_each_rate_wants(made: nn.Module, images: Tensor) -
 
 def test_what_looks_is_held_still_and_thresholds_follow_it(images: Tensor) -> None:
     made = informed().train()
-    looking = made.network.network
+    looking = made.sensitivity.network.network
     assert not looking.norm.training
     before = looking.norm.running_mean.clone()
     made(images, 0.5).square().sum().backward()
@@ -128,9 +138,12 @@ def test_what_looks_is_held_still_and_thresholds_follow_it(images: Tensor) -> No
 
 
 def test_sensitivity_says_what_small_errors_cost(images: Tensor) -> None:
-    judge, x = informed().network.network, images[:2, :, :16, :24]
-    found = sensitivity(lambda x: OfClasses(3)(judge(x)), x, probes=3)
-    judge, step = judge.double(), 1e-4
+    x, step = images[:2, :, :16, :24], 1e-4
+    found = asked(answers=OfClasses(3))(x)
+    # So do random sums of them, on average.
+    rough = asked(answers=lambda said: OfClasses(3)(said).repeat(1, 30), probes=64)(x)
+    torch.testing.assert_close(rough, found, rtol=0.1, atol=0)
+    judge = asked().network.network.double()
 
     def traces(x: Tensor) -> Tensor:
         """Fisher information of one number at a time, and its mean over blocks."""
@@ -148,18 +161,15 @@ def test_sensitivity_says_what_small_errors_cost(images: Tensor) -> None:
     expected /= expected.mean((1, 2), keepdim=True)
     torch.testing.assert_close(found, expected.float(), rtol=2e-3, atol=0)
     assert (found - 1).abs().max() > 0.05
-    # So do random sums of them, on average.
-    rough = sensitivity(lambda x: OfClasses(3)(judge.float()(x)).repeat(1, 2), x.float(), probes=5)
-    torch.testing.assert_close(rough, found, rtol=0.1, atol=0)
     for wrong, message in (
         (lambda: OfClasses(0), "likeliest=0 must be at least 1"),
         (lambda: OfCandidates(0), "tolerance=0 must be above 0"),
-        (lambda: informed(probes=0), "probes=0 must be at least 1"),
+        (lambda: asked(probes=0), "probes=0 must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
             wrong()
     with pytest.raises(ValueError, match="no network to ask"):
-        InformedFilter(None)(images, 0.5)
+        Sensitivity(None)(images)
 
 
 def test_slopes_of_amplitudes_say_how_far_a_detector_s_answer_moves() -> None:
@@ -201,11 +211,24 @@ def test_what_is_dropped_follows_sensitivity_and_the_rate() -> None:
     assert most[0, 0, :, 1].tolist() == pytest.approx([0, 1, 1], abs=1e-3)
     with pytest.raises(ValueError, match=r"amount=\[0, 1\] must be above 0"):
         informed(amount=(0, 1))
-    alike = Thresholds(steps=(8.0, 1.0), amount=(0.2, 0.1), power=1.0, flat=True)
-    for level, step, amount in ((0.0, 8, 0.2), (1.0, 1, 0.1)):
-        edge = torch.full((1, 1, 1, 64), step * (0.5 + amount / (1 + FLOOR)))
-        kept = alike(edge, torch.ones(1, 1, 1), level)[..., 1:]
-        assert kept.detach().unique().tolist() == pytest.approx([0.5], abs=1e-4)
+
+
+def test_a_blur_leaves_what_tells_enough_and_is_a_gaussian_where_nothing_does(images: Tensor) -> None:
+    x = images[..., :29, :19]
+    assert torch.equal(InformedBlur(asked(), enough=(1e-6, 1.0))(x, 0.0), x)
+    made = InformedBlur(asked(), enough=(1e9, 1e9), sigma=(1.0, 4.0))
+    for level, sigma in ((0.0, 1.0), (0.5, 2.0), (1.0, 4.0)):
+        expected = gaussian_filter(x.double().numpy(), sigma, radius=8, mode="nearest", axes=(2, 3))
+        np.testing.assert_allclose(made(x, level).detach().numpy(), expected, atol=1e-5)
+    between = InformedBlur(asked(), enough=(1.0, 1.0))(x, 0.0) - x
+    known = asked()(x)
+    row, column = divmod(int(known[0].argmax()), known.shape[2])
+    assert known[0, row, column] > 1.2
+    # Weights run from the middle of one block to that of the next.
+    assert not between[0, :, 8 * row + 3 : 8 * row + 5, 8 * column + 3 : 8 * column + 5].any()
+    assert between.abs().max() > 1e-3
+    with pytest.raises(ValueError, match=r"sigma=\[1, 9\] .* must be above 0, and sigma at most 4"):
+        InformedBlur(asked(), sigma=(1, 9))
 
 
 def test_blocks_that_tell_nothing_become_flat_and_others_stay(images: Tensor) -> None:
@@ -215,7 +238,7 @@ def test_blocks_that_tell_nothing_become_flat_and_others_stay(images: Tensor) ->
         made.thresholds.log_amount.fill_(
             -20.0
         )  # half a step, for all: only what the codec would round to nothing
-    fine = InformedFilter(Frozen(Judge()), steps=(1e-6, 1e-6))(x, 0.0)
+    fine = informed(steps=(1e-6, 1e-6))(x, 0.0)
     assert torch.equal(fine, x)
     gone = made(x, 0.0) - x
     assert gone.abs().max() > 1e-3

@@ -444,7 +444,7 @@ def test_the_objectives_yamls_are_made():
 
 def test_an_exported_codec_finds_the_network_of_its_encoder_in_its_package(package):
     node = component("codec", "preprocessed_jpeg_informed")
-    node.filter.network.network.update({"backbone": TINY, "weights": package})
+    node.filter.sensitivity.network.network.update({"backbone": TINY, "weights": package})
     made = instantiate(node)
     state = {f"codec.{key}": value for key, value in made.state_dict().items()}
     assert sum(value.numel() for value in state.values()) < 500, "no model holds the network"
@@ -453,7 +453,7 @@ def test_an_exported_codec_finds_the_network_of_its_encoder_in_its_package(packa
     x = torch.rand(1, 3, 40, 48)
     torch.testing.assert_close(codec.filtered(x, 18), made.eval().filtered(x, 18))
     for named in ("package:not_here", "/a/file.pth", None):
-        node["filter"]["network"]["network"]["weights"] = named
+        node["filter"]["sensitivity"]["network"]["network"]["weights"] = named
         codec, _ = assemble(node, {}, {}, state)
         with pytest.raises(ValueError, match="`make pretrained` installs"):
             codec.filtered(x, 18)
