@@ -45,7 +45,7 @@ KEYS = {
     "num_images": int | None,
     "metrics": Sequence,  # of measures.PICTURE_METRICS
     "rates": Mapping[str, Sequence[float]] | None,
-    "scales": Sequence[float] | Mapping[str, Sequence[float]],
+    "scales": Sequence[float] | Mapping[str, Sequence[float]] | None,
     "anchors": Sequence[str] | None,
     "own_tasks": bool,
     "refine": Mapping[str, Mapping] | None,
@@ -86,7 +86,7 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
     from evaluation.report.matched_pictures import matched_pictures
     from evaluation.report.report import write_report
     from evaluation.rows import image_rows, rows_of
-    from evaluation.sources import Skipped, SplitImages, points_of
+    from evaluation.sources import WHOLE, Skipped, SplitImages, points_of
 
     try:
         if missing := [key for key in ("codecs", "out") if OmegaConf.is_missing(cfg, key)]:
@@ -100,7 +100,7 @@ def run(cfg: DictConfig, command: str) -> dict[str, Any]:
             frozen=plain["frozen"],
             labels=images.source.labels,
             rates=plain["rates"] or {},
-            scales=plain["scales"],
+            scales=plain["scales"] or WHOLE,
             own_tasks=cfg.own_tasks,
             refine=plain["refine"],
         )
@@ -187,7 +187,7 @@ def _check(plain: Mapping[str, Any]) -> None:
         raise ValueError("codecs is empty: name at least one, as in 'codecs=[jpeg]'")
     if plain["device"] != "cpu" and not (plain["device"].startswith("cuda") and torch.cuda.is_available()):
         raise ValueError(f"device={plain['device']} is not here: use cpu, or cuda on a machine that has it")
-    scales = plain["scales"]
+    scales = plain["scales"] or []
     ladders = scales.values() if isinstance(scales, Mapping) else [scales]
     if wrong := [scale for ladder in ladders for scale in ladder if not 0 < scale <= 1]:
         raise ValueError(f"scales holds {wrong}: each must be above 0 and at most 1, as in [1, 0.5]")
