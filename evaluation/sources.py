@@ -155,11 +155,11 @@ def points_of(
 
 def _not_one_curve(name: str, points: Sequence[Point]) -> list[str]:
     """A note where runs under one name share rate and seed: they differ in something else, or are twins."""
-    runs = Counter((point.shown_rate, point.seed) for point in points if point.codec.learned)
+    runs = Counter((point.shown_rate, point.seed, point.scale) for point in points if point.codec.learned)
     return [
         f"{name}: {count} runs have rate {rate:g} and seed {seed}: if they differ in more than that, their points are "
         "no curve; give each setting's runs a name of their own"
-        for (rate, seed), count in runs.items()
+        for (rate, seed, _), count in runs.items()
         if count > 1 and rate is not None
     ]
 
