@@ -46,7 +46,7 @@ class Standard:
         experiment: that trains the filter.
         qualities: of the codec alone.
         own: of the filter, ordered from the fewest bits.
-        scales: at which both code.
+        scales: of its pictures.
     """
 
     experiment: str
@@ -64,7 +64,8 @@ STANDARDS = {
 MIDDLE = 18
 """Quality of JPEG at which refinement is timed."""
 STEPS = 10
-REFINED_SCALES = (1, 0.7)
+SMALLER = 0.7
+"""Side of the smaller pictures that are filtered."""
 HEADS = {"lite0": "lite0", "lite1": "lite1_unseen", "lite2": "lite2_unseen"}
 """{network: what figures call it}"""
 METRICS = ("kl", "nll")
@@ -83,11 +84,10 @@ def read(
 ) -> list[dict[str, Any]]:
     """Rows of a standard codec and of its filter at every quality and scale, and of evaluate.py's comparison."""
     setting, codec = STANDARDS[standard], "refined" if refine else "trained"
-    own = REFINED_SCALES if refine else setting.scales
     overrides = [
         "evaluation=imagenet_reading", f"data.root={quoted(imagenet)}",
         f"codecs=[{standard}, {{{codec}: {quoted(run)}}}]", f"anchors=[{standard}, {standard}+scaled]",
-        f"scales={{{standard}: {[*setting.scales]}, {codec}: {[*own]}}}",
+        f"scales={{{standard}: {[*setting.scales]}, {codec}: {[1, SMALLER]}}}",
         f"rates={{{standard}: {[*setting.qualities]}, {codec}: {[*setting.own]}}}",
         f"refine={f'{{refined: {{steps: {STEPS}, task: reads}}}}' if refine else 'null'}",
         f"num_images={images}", f"cache={quoted(out.parent / 'cache')}",
@@ -237,8 +237,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "BD-rates are on file bytes, of which headers are many here, or on payload; negative saves. KL and NLL are to "
         "each network's own prediction on the original. "
         "Lite0 taught the filters and the refinement; what it says of refined files carries no claim, for the encoder "
-        "knows its answer. `_scaled` is the best at each rate of pictures at their own size and shrunk to one of the "
-        "scales, all of them filtered; best_simple is the standard codec likewise, without a filter. Intervals: "
+        "knows its answer. `_scaled` is the best at each rate of pictures at their own size and shrunk to "
+        f"{100 * SMALLER:g} % of their sides, all of them filtered; best_simple is the standard codec likewise, without "
+        "a filter, JPEG also at 85 %. Intervals: "
         "bootstrap over pictures; one seed. Seconds are of this machine, step costs ratios in one process."
     )
     lengths = f"--images {options.images} --refined-images {options.refined_images}"
