@@ -238,8 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "each network's own prediction on the original. "
         "Lite0 taught the filters and the refinement; what it says of refined files carries no claim, for the encoder "
         "knows its answer. `_scaled` is the best at each rate of pictures at their own size and shrunk to "
-        f"{100 * SMALLER:g} % of their sides, all of them filtered; best_simple is the standard codec likewise, without "
-        "a filter, JPEG also at 85 %. Intervals: "
+        f"{100 * SMALLER:g} % of their sides, all of them filtered; best_simple is the standard codec likewise, "
+        "without a filter, JPEG also at 85 %. Intervals: "
         "bootstrap over pictures; one seed. Seconds are of this machine, step costs ratios in one process."
     )
     lengths = f"--images {options.images} --refined-images {options.refined_images}"
