@@ -25,6 +25,8 @@ from evaluation.set_metrics import Resampled, from_json, single_numbers, states_
 from files.analysing import analyse
 from files.inputs import find
 from models.codecs.identity import Identity
+from models.codecs.preprocessed import Preprocessed
+from models.codecs.proxies.jpeg import DifferentiableJPEG
 from models.codecs.standard.pillow import JPEG
 from models.outputs import CodecOutput, LatentSpec
 from models.pretrained.onnx import export_onnx
@@ -162,6 +164,13 @@ def boxed(index: int) -> dict[str, Any]:
         "box_class": [torch.arange(count)],
         "skipped": [],
     }
+
+
+class Darker(nn.Module):
+    """A filter that takes five grey levels off."""
+
+    def forward(self, x: Tensor, level: float) -> Tensor:
+        return x - 5 / 255
 
 
 class Boxed:
@@ -431,6 +440,16 @@ def test_gallery_of_boxes_shows_the_picture_and_no_words(tmp_path):
     picture, caption = image.views[0].overlays["spots (other)"]
     assert np.array_equal(picture, image.views[0].picture)
     assert caption == ""
+
+
+def test_gallery_shows_what_a_filter_changes(tmp_path):
+    filtered = Preprocessed(Darker(), DifferentiableJPEG(JPEG(), (10, 40))).eval()
+    point = Point("filtered", filtered, rate=40.0)
+    (image,) = matched_pictures(measured([point], tmp_path), Boxed(), 1, progress=False)
+    change, caption = image.views[0].overlays["the filter's change"]
+    assert caption == "8 times, on grey"
+    expected = np.clip(127.5 - 8 * np.minimum(image.original.astype(float), 5), 0, 255)
+    assert np.abs(change - expected).max() <= 4.5  # half a level, eight times
 
 
 # -- without its frozen network ------------------------------------------------------------------------------------

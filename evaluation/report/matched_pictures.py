@@ -17,6 +17,11 @@ from evaluation.report.gallery import GalleryImage, View
 from models.codecs.target_rate import rate_for_bpp
 from pictures.writing import to_uint8
 
+FILTERED = "extras.filtered"
+"""What a codec gives that filters pictures before it codes them."""
+AMPLIFIED = 8
+"""So often is a filter's change shown."""
+
 
 def matched_pictures(
     evaluation: Evaluation, images: Images, count: int, *, progress: bool = True
@@ -78,6 +83,12 @@ def _view(point: Point, batch: Batch, target: float) -> View:
         of_image = moved(head.task.target_of(batch)[0], "cpu")
         drawn = head.task.illustrate(to_uint8(output.x_hat[0]), decided, of_image)
         overlays[f"{head.name} ({head.source})"] = drawn
+    if FILTERED in codec.gives:
+        change = codec(x, rate).extras["filtered"] - x
+        overlays["the filter's change"] = (
+            to_uint8((0.5 + AMPLIFIED * change)[0]),
+            f"{AMPLIFIED} times, on grey",
+        )
     return View(
         codec=point.name,
         rate=rate if rate is not None else point.shown_rate,
