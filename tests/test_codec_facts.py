@@ -248,3 +248,12 @@ def test_codecs_are_asked_for_facts_not_for_class_or_name() -> None:
 def test_the_page_of_the_report_knows_no_codec_by_name() -> None:
     for path in sorted((ROOT / "evaluation" / "report" / "page").glob("*.*")):
         assert not any(f"{quote}identity{quote}" in path.read_text() for quote in "\"'`"), path
+
+
+def test_scales_may_be_named_for_any_codec() -> None:
+    codecs = ["jpeg", {"mine": "benchmarks/weights/scenes6_codec"}]
+    points, _, _ = points_of(codecs, [], labels={}, rates={"jpeg": [50]}, scales={"mine": [1, 0.5]})
+    found = [(point.name, point.scale, type(point.codec).__name__) for point in points]
+    assert found == [("jpeg", 1, "JPEG"), ("mine", 1, "MeanScaleHyperprior"), ("mine", 0.5, "Downscaled")]
+    with pytest.raises(ValueError, match=r"scales names \['other'\], which are no codecs of this call"):
+        points_of(codecs, [], labels={}, rates={}, scales={"other": [1]})
