@@ -69,7 +69,7 @@ SMALLER = 0.7
 HEADS = {"lite0": "lite0", "lite1": "lite1_unseen", "lite2": "lite2_unseen"}
 """{network: what figures call it}"""
 METRICS = ("kl", "nll")
-PREFIX = {"trained": "", "refined": "refined_"}
+PREFIX = {"trained": "", "refined": "refined_", "gaussian": "gaussian_"}
 """{codec: what its figures begin with}"""
 
 
@@ -84,11 +84,19 @@ def read(
 ) -> list[dict[str, Any]]:
     """Rows of a standard codec and of its filter at every quality and scale, and of evaluate.py's comparison."""
     setting, codec = STANDARDS[standard], "refined" if refine else "trained"
+    codecs, rates = (
+        [standard, f"{{{codec}: {quoted(run)}}}"],
+        {standard: setting.qualities, codec: setting.own},
+    )
+    if not refine:
+        codecs.append(f"{{gaussian: preprocessed_{standard}_gaussian}}")
+        rates["gaussian"] = setting.own
     overrides = [
         "evaluation=imagenet_reading", f"data.root={quoted(imagenet)}",
-        f"codecs=[{standard}, {{{codec}: {quoted(run)}}}]", f"anchors=[{standard}, {standard}+scaled]",
+        f"codecs=[{', '.join(codecs)}]",
+        f"anchors=[{standard}, {standard}+scaled]",
         f"scales={{{standard}: {[*setting.scales]}, {codec}: {[1, SMALLER]}}}",
-        f"rates={{{standard}: {[*setting.qualities]}, {codec}: {[*setting.own]}}}",
+        f"rates={{{', '.join(f'{name}: {[*values]}' for name, values in rates.items())}}}",
         f"refine={f'{{refined: {{steps: {STEPS}, task: reads}}}}' if refine else 'null'}",
         f"num_images={images}", f"cache={quoted(out.parent / 'cache')}",
         "own_tasks=false", "metrics=[psnr]", "gallery=0", "complexity=false", "timed_images=0",

@@ -65,10 +65,9 @@ for _name in ("webp", "avif", "hevc", "vvc"):
 TINY["preprocessed_jpeg"] = {"filter": {"widths": [4, 6]}}
 _TINY_ASKED = {"network": {"network": {"backbone": "test_efficientnet", "weights": None}}}
 TINY["preprocessed_jpeg_informed"] = {"filter": {"sensitivity": _TINY_ASKED}}
-TINY["preprocessed_hevc_informed"] = {
-    "filter": {"sensitivity": _TINY_ASKED},
-    "proxy": {"model": {"width": 4, "latent_channels": 6, "num_stages": 2}},
-}
+_TINY_PROXY = {"model": {"width": 4, "latent_channels": 6, "num_stages": 2}}
+TINY["preprocessed_hevc_informed"] = {"filter": {"sensitivity": _TINY_ASKED}, "proxy": _TINY_PROXY}
+TINY["preprocessed_hevc_gaussian"] = {"proxy": _TINY_PROXY}
 """Overrides that make a shipped codec small; codecs that are not named here are tested as they are."""
 SMALL_ARGUMENTS = {"N": 8, "M": 12, "groups": [4, 8]}
 """Likewise, of CompressAI's models, those arguments that a yaml gives."""

@@ -33,6 +33,7 @@ from models.frozen import Frozen
 from models.outputs import CodecOutput
 from models.preprocessing.amplitudes import OfCandidates, OfClasses
 from models.preprocessing.blocks import scaled
+from models.preprocessing.gaussian import Gaussian
 from models.preprocessing.informed import InformedFilter, Thresholds
 from models.preprocessing.informed_blur import InformedBlur
 from models.preprocessing.residual import ResidualFilter
@@ -227,8 +228,14 @@ def test_a_blur_leaves_what_tells_enough_and_is_a_gaussian_where_nothing_does(im
     # Weights run from the middle of one block to that of the next.
     assert not between[0, :, 8 * row + 3 : 8 * row + 5, 8 * column + 3 : 8 * column + 5].any()
     assert between.abs().max() > 1e-3
-    with pytest.raises(ValueError, match=r"sigma=\[1, 9\] .* must be above 0, and sigma at most 4"):
-        InformedBlur(asked(), sigma=(1, 9))
+    expected = gaussian_filter(x.double().numpy(), 0.7, radius=8, mode="nearest", axes=(2, 3))
+    np.testing.assert_allclose(Gaussian(0.7)(x, 0.3), expected, atol=1e-5)
+    for wrong, message in (
+        ({"sigma": (1, 9)}, "sigma=9 must be above 0 and at most 4"),
+        ({"enough": (0, 1)}, r"enough=\[0, 1\] and power=\[0.5, 0.5\] must be above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            InformedBlur(asked(), **wrong)
 
 
 def test_blocks_that_tell_nothing_become_flat_and_others_stay(images: Tensor) -> None:

@@ -55,6 +55,8 @@ class Preprocessed(Codec):
         self.mode = mode
         self.layers, self.rates, self.rate_step = self.codec.layers, proxy.rates, self.codec.rate_step
         self.file_suffix = self.codec.file_suffix
+        # A rule without weights is of use as it is, whatever its proxy.
+        self.learned = any(True for _ in filter.parameters())
 
     @property
     def codec(self) -> StandardCodec:

@@ -6,10 +6,8 @@ from torch import Tensor, nn
 
 from models.block_dct import SIDE
 from models.padding import crop
+from models.preprocessing.gaussian import blurred, check_sigma
 from models.preprocessing.sensitivity import Sensitivity
-
-REACH = 8
-"""Pixels to each side that a blur looks at: any that is worth while ends before."""
 
 
 class InformedBlur(nn.Module):
@@ -41,11 +39,10 @@ class InformedBlur(nn.Module):
         power: tuple[float, float] = (0.5, 0.5),
     ):
         super().__init__()
-        if min(*enough, *sigma, *power) <= 0 or max(sigma) > REACH / 2:
-            raise ValueError(
-                f"enough={list(enough)}, sigma={list(sigma)} and power={list(power)} must be above 0, and sigma at "
-                f"most {REACH // 2}"
-            )
+        if min(*enough, *power) <= 0:
+            raise ValueError(f"enough={list(enough)} and power={list(power)} must be above 0")
+        for one in sigma:
+            check_sigma(one)
         self.sensitivity = sensitivity
         ends = torch.tensor([enough, sigma, power], dtype=torch.float32).log()
         self.numbers = nn.ParameterDict(dict(zip(("enough", "sigma", "power"), ends, strict=True)))
@@ -58,12 +55,4 @@ class InformedBlur(nn.Module):
             at = {name: torch.lerp(*ends, level).exp() for name, ends in self.numbers.items()}
             weight = (1 - (known / at["enough"]) ** at["power"]).clamp_min(0)
             weight = F.interpolate(weight, scale_factor=SIDE, mode="bilinear")
-            return x + crop(weight, tuple(x.shape[-2:])) * (_blurred(x, at["sigma"]) - x)
-
-
-def _blurred(x: Tensor, sigma: Tensor) -> Tensor:
-    place = torch.arange(-REACH, REACH + 1, device=x.device)
-    kernel = torch.exp(-0.5 * (place / sigma).square())
-    kernel = (kernel / kernel.sum()).repeat(3, 1, 1, 1)
-    padded = F.pad(x, (REACH,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.mT, groups=3)
+            return x + crop(weight, tuple(x.shape[-2:])) * (blurred(x, at["sigma"]) - x)
