@@ -135,7 +135,7 @@ def test_transformer_reads_a_latent_as_an_image():
         (PIXELS, {"entry_stride": 8}, "not for pixels"),
         (latent(16), {"max_stride": 16}, "leaves nothing of 'test_resnet' behind stride 16"),
         (PIXELS, {"max_stride": 1}, "leaves nothing"),
-        (latent(16), {"norm": "batch"}, "`norm` is 'batch'; it can be 'own' or 'group'"),
+        (latent(16), {"norm": "batch"}, "`norm` is 'batch'; it can be 'own', 'frozen' or 'group'"),
         (PIXELS, {"norm": "group", "pretrained": True}, "`norm: group` drops"),
         (PIXELS, {"backbone": "resnet19"}, "timm has no network 'resnet19'; close names:.*resnet18"),
         (latent(16), {"backbone": "test_vit"}, "in one piece.*`as_image: true`"),

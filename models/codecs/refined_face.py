@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.codecs.around import Around
@@ -27,6 +28,8 @@ class RefinedFace(Around):
             features or identities. A fair judge of the files is another one.
         lr: of Adam, in steps of the quantiser.
         weight: bits that a unit of d is worth.
+        side: longer side that pictures are compared at, in pixels, where theirs is larger; ``None``: their own. A
+            generator's time grows with it.
         on_step: called after every step, from whatever thread.
 
     Raises:
@@ -44,26 +47,30 @@ class RefinedFace(Around):
         *,
         lr: float = 0.2,
         weight: float = 1000.0,
+        side: int | None = None,
         on_step: Callable[[], None] = lambda: None,
     ):
         super().__init__(codec)
         if steps < 1:
             raise ValueError(f"steps={steps} of refinement must be at least 1")
-        for name, value in (("lr", lr), ("weight", weight)):
-            if value <= 0:
+        for name, value in (("lr", lr), ("weight", weight), ("side", side)):
+            if value is not None and value <= 0:
                 raise ValueError(f"{name}={value} of refinement must be above 0")
         self.steps, self.teacher = steps, teacher
-        self.lr, self.weight, self.on_step = lr, weight, on_step
+        self.lr, self.weight, self.side, self.on_step = lr, weight, side, on_step
         self.seconds: list[float] = []
 
     def found(self, x: Tensor) -> list[Tensor]:
         """Tokens of every layer, (B, tokens, channels), for pictures (B, 3, H, W) in [0, 1]."""
-        start, size = time.perf_counter(), tuple(x.shape[-2:])
+        start = time.perf_counter()
         # Files are coded in inference mode, whose tensors know no gradients.
         with torch.inference_mode(False), torch.enable_grad():
             x = x.detach().clone()
-            compare = self.teacher(x)
             first = [y.detach().clone() for y in self.codec.tokens(self.codec.offsets(x))]
+            if self.side is not None and max(x.shape[-2:]) > self.side:
+                size = [max(1, round(length * self.side / max(x.shape[-2:]))) for length in x.shape[-2:]]
+                x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
+            compare, size = self.teacher(x), tuple(x.shape[-2:])
             tokens = [y.clone().requires_grad_() for y in first]
             # The same for every image: each is refined as it would be alone.
             keys = torch.zeros(len(x), dtype=torch.int64, device=x.device)

@@ -1,0 +1,318 @@
+"""Faces in a few hundred bits: the record ``scalable_face``.
+
+python -m benchmarks.scalable_face FACES GENERATOR DIR      writes benchmarks/results/scalable_face.json
+
+FACES is the folder of ``data=celebamask``; GENERATOR the file that ``python -m models.stylegan2.convert_mobile``
+writes. An encoder learns on the generator's samples and on faces, then a bottleneck with its entropy model for each of
+some lmbdas (experiment=scalable_face_celebamask). The test faces at 256 px go through real files: each layer of ours,
+plain and refined at the encoder, VVC and HEVC at full and half size, and the mean face that costs nothing. Judges are
+dlib's landmarks and identities, given where the original's face is, and GMSD. Three entropy models are compared on the
+same tokens. DIR gets the runs and what was measured; killed, the same command goes on. Needs the extras ``pretrained``
+and ``research``.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from benchmarks import face_entropy
+from benchmarks.face_points import (
+    SIDE,
+    Faces,
+    Row,
+    decode_seconds,
+    faces,
+    files_of,
+    judged,
+    remembered,
+    scalable,
+    standard,
+)
+from benchmarks.record import ROOT, Figures, Rows, write
+from benchmarks.runs import train
+from evaluation.curves.bootstrap import interval, means, resamples
+from launch.overrides import quoted
+from models.codecs.refined import Teacher, refined
+from models.codecs.standard.downscaled import Downscaled
+from models.feature_maps import feature_distance, unit_features
+from models.pretrained import load
+from pictures.finding import below
+from pictures.reading import read_picture
+
+OPPONENTS = {
+    ("vvc", 1.0): (63, 57, 52, 47, 42),
+    ("vvc", 0.5): (63, 57, 52, 45),
+    ("hevc", 1.0): (51, 46),
+    ("hevc", 0.5): (51, 46, 40),
+}
+"""{(codec, scale): QPs}"""
+LIMITS = {"basic_164": ("basic", 164), "all_655": ("enhanced", 655)}
+"""{what figures call it: (decoded up to this layer, most payload bits an image)}"""
+JUDGES = {"nme": "nme", "rank1": "rank1", "gmsd": "gmsd"}
+AGAINST = {
+    "basic_164": ("vvc_qp63", "vvc_qp57", "average_face"),
+    "all_655": ("vvc_qp57", "vvc_qp52", "hevc_half_qp51"),
+}
+TRAINED_AT = 64
+"""Side of the pictures that training compares, and refinement."""
+
+
+def encoder(root: Path, data: Sequence[str], more: Sequence[str]) -> Path:
+    """Train the encoder: on samples, then on faces as well. The run of the second."""
+    alone = [
+        "~tasks.presence",
+        "~task_weights.presence",
+        "~schedule.bottleneck",
+        "~schedule.heads",
+        "~schedule.joint",
+    ]
+    train(root / "samples", [*data, *alone, "~schedule.inversion_pictures", "data.batch_size=16", *more], 1)
+    run = root / "pictures"
+    begins = (
+        f"{{codec.inversion: {quoted(root / 'samples')}, codec.synthesis: ':networks.generator.synthesis'}}"
+    )
+    first = f"schedule.inversion_pictures.init_from={begins}"
+    train(run, [*data, *alone, "~schedule.inversion", first, *more], 1)
+    return run
+
+
+def point(root: Path, begun: Path, lmbda: float, data: Sequence[str], more: Sequence[str]) -> Path:
+    """Train bottleneck, entropy model and head for one lmbda, then all together: the run."""
+    run = root / f"lmbda-{lmbda:g}"
+    begins = f"{{codec.inversion: {quoted(begun)}, codec.synthesis: ':networks.generator.synthesis'}}"
+    skipped = ["~schedule.inversion", "~schedule.inversion_pictures"]
+    train(run, [*data, *skipped, f"schedule.bottleneck.init_from={begins}", f"lmbda={lmbda}", *more], 1)
+    return run
+
+
+def teacher(run: Path) -> Teacher:
+    """What the joint stage compares pictures by, its weights included, but for styles."""
+    objective = OmegaConf.load(run / "config.yaml").schedule.joint.updates.main.objective
+    networks = {name: instantiate(objective.distortion[name].network) for name in ("whole", "face")}
+    weights = objective.distortion_weights
+
+    def asks(x: Tensor) -> Callable[[Tensor], Tensor]:
+        with torch.no_grad():
+            originals = {name: unit_features(network(x)) for name, network in networks.items()}
+
+        def compare(x_hat: Tensor) -> Tensor:
+            found = weights.mse * 255**2 * (x_hat - x).square().mean((1, 2, 3))
+            for name, network in networks.items():
+                found = found + weights[name] * feature_distance(
+                    unit_features(network(x_hat)), originals[name]
+                )
+            return found
+
+        return compare
+
+    return asks
+
+
+def ours(run: Path, of: Faces, lmbda: float, steps: int, images: int) -> list[Row]:
+    """Rows of one trained codec; with ``steps`` of refinement, of so many images."""
+    codec = load(run, tasks=()).codec
+    if steps:
+        coder = refined(codec, steps, teacher(run), weight=lmbda, side=TRAINED_AT)
+        files, seconds = files_of(coder, of.pictures[:images], batch=10)
+    else:
+        files_of(codec, of.pictures[:1])  # the first makes tables
+        files, seconds = files_of(codec, of.pictures)
+    about = {"kind": "point", "codec": "ours", "rate": lmbda, "scale": 1.0, "refined": steps}
+    rows = [{**about, "seconds": seconds, **row} for row in scalable(codec, files, of)]
+    if not steps:
+        rows.append({"kind": "decode", "side": 1024, "seconds": decode_seconds(codec, files[0], 1024)})
+    return rows
+
+
+def opponents(of: Faces) -> list[Row]:
+    """Rows of VVC and HEVC, full and half size."""
+    rows = []
+    for (name, scale), qualities in OPPONENTS.items():
+        codec = instantiate(OmegaConf.load(ROOT / "configs" / "codec" / f"{name}.yaml"))
+        codec = codec if scale == 1 else Downscaled(codec, scale=scale)
+        about = {"kind": "point", "codec": name, "scale": scale, "refined": 0}
+        rows += [{**about, "rate": rate, **standard(codec, rate, of)} for rate in qualities]
+    return rows
+
+
+def average(run: Path, of: Faces) -> list[Row]:
+    """The row of the generator's mean face, which is no bits."""
+    synthesis = load(run, tasks=()).codec.synthesis
+    with torch.no_grad():
+        face = synthesis(
+            synthesis.w_mean.expand(1, synthesis.num_styles, -1), size=SIDE, noise="fixed"
+        ).clamp(0, 1)
+    none = [0.0] * len(of.pictures)
+    row = judged(face.expand(len(of.pictures), -1, -1, -1), of, none, none)
+    return [{"kind": "point", "codec": "average", "rate": 0, "scale": 1.0, "refined": 0, **row}]
+
+
+def small(folder: Path, count: int | None = None) -> Tensor:
+    """Pictures of a folder at the size that the encoder sees, (N, 3, TRAINED_AT, TRAINED_AT)."""
+    names = below(folder).names[:count]
+    pictures = [read_picture(folder / name) for name in names]
+    size = TRAINED_AT, TRAINED_AT
+    return torch.cat(
+        [F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True) for x in pictures]
+    )
+
+
+def figures(rows: Rows) -> Figures:
+    """What the judges say at the two limits, of the opponents, and paired differences; savings; bits and seconds."""
+    points = [row for row in rows if row["kind"] == "point"]
+    found: dict[str, float | None] = {}
+    others = {_name(row): row for row in points if row["codec"] != "ours"}
+    for name, row in others.items():
+        found |= {f"{judge}_{name}": statistics.mean(row[key]) for judge, key in JUDGES.items()}
+        found[f"bits_{name}"] = statistics.mean(row["payload_bits"])
+        found[f"file_bits_{name}"] = statistics.mean(row["file_bits"])
+    for limit, (upto, most) in LIMITS.items():
+        for ending in ("", "_refined"):
+            row = _best(points, upto, most, bool(ending))
+            for judge, key in JUDGES.items():
+                name = f"{judge}_{limit}{ending}"
+                found[name] = row and statistics.mean(row[key])
+                for other in AGAINST[limit]:
+                    low, high = _difference(row, others.get(other), key)
+                    found[f"{name}_less_{other}_ci_low"], found[f"{name}_less_{other}_ci_high"] = low, high
+            found[f"bits_{limit}{ending}"] = row and statistics.mean(row["payload_bits"])
+            found[f"file_bits_{limit}{ending}"] = row and statistics.mean(row["file_bits"])
+    chosen = _best(points, *LIMITS["all_655"], refined=False)
+    for row in points:
+        if (
+            chosen is not None
+            and row["codec"] == "ours"
+            and not row["refined"]
+            and row["rate"] == chosen["rate"]
+        ):
+            found[f"bits_{row['upto']}"] = statistics.mean(row["payload_bits"])
+            found["encode_seconds"] = row["seconds"]
+    refining = [row["seconds"] for row in points if row["refined"]]
+    found["refine_seconds"] = statistics.mean(refining) if refining else None
+    entropy = {row["model"]: row for row in rows if row["kind"] == "entropy"}
+    for model in ("transformer", "linear"):
+        for ending, key in (("", "ideal_bits"), ("_strings", "string_bits")):
+            saved = None
+            if entropy:
+                saved = 100 * (
+                    1 - statistics.mean(entropy[model][key]) / statistics.mean(entropy["independent"][key])
+                )
+            found[f"entropy_{model}_saving_percent{ending}"] = saved
+    for row in rows:
+        if row["kind"] == "decode":
+            found["decode_seconds_1024"] = row["seconds"]
+    return found
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    if row["codec"] == "average":
+        return "average_face"
+    return f"{row['codec']}{'_half' if row['scale'] == 0.5 else ''}_qp{row['rate']:g}"
+
+
+def _best(points: Rows, upto: str, most: float, refined: bool) -> Mapping[str, Any] | None:
+    """Of our points within a limit, the one that uses most of it."""
+    bits = lambda row: statistics.mean(row["payload_bits"])  # noqa: E731
+    own = [
+        row
+        for row in points
+        if row["codec"] == "ours" and row["upto"] == upto and bool(row["refined"]) == refined
+    ]
+    return max((row for row in own if bits(row) <= most), key=bits, default=None)
+
+
+def _difference(row: Any, other: Any, key: str) -> tuple[float | None, float | None]:
+    """Interval of the paired difference of two rows, over the images that both have."""
+    if row is None or other is None:
+        return None, None
+    count = min(len(row[key]), len(other[key]))
+    values = np.array(row[key][:count]) - np.array(other[key][:count])
+    low, high = interval(means(values, resamples(count))) or (None, None)
+    return low, high
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run everything and write the record."""
+    introduction, _, more = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scalable_face",
+        description=introduction,
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("faces", metavar="FACES", type=Path, help="folder of data=celebamask")
+    parser.add_argument(
+        "generator", metavar="GENERATOR", type=Path, help="weights of MobileStyleGAN, .safetensors"
+    )
+    parser.add_argument("out", metavar="DIR", type=Path, help="folder of the runs and what was measured")
+    parser.add_argument("--lmbdas", nargs="+", type=float, default=[0.5], help="of the points (default: 0.5)")
+    parser.add_argument("--images", type=int, default=100, help="of the test (default: 100)")
+    parser.add_argument(
+        "--refined-images", type=int, default=100, help="of the test of refinement (default: 100)"
+    )
+    parser.add_argument("--steps", type=int, default=40, help="of refinement (default: 40)")
+    parser.add_argument("--entropy-steps", type=int, default=2000, help="of the ablation (default: 2000)")
+    parser.add_argument(
+        "--set", nargs="*", default=(), metavar="KEY=VALUE", help="overrides of all trainings"
+    )
+    options = parser.parse_args(arguments)
+    folder, generator, root = (path.absolute() for path in (options.faces, options.generator, options.out))
+    root.mkdir(parents=True, exist_ok=True)
+    of = faces(folder / "test" / "images", options.images)
+    rows = remembered(root / "opponents.json", lambda: opponents(of))
+    data = [
+        "experiment=scalable_face_celebamask", f"data.root={quoted(folder)}",
+        f"networks.generator.weights={quoted(generator)}", "+trainer.limit_test_batches=1",
+    ]  # fmt: skip
+    begun = encoder(root, data, options.set)
+    rows += remembered(root / "average.json", lambda: average(begun, of))
+    runs = {lmbda: point(root, begun, lmbda, data, options.set) for lmbda in options.lmbdas}
+    for lmbda, run in runs.items():
+        for steps in (0, options.steps):
+            path = root / f"ours-{lmbda:g}-{steps}.json"
+            rows += remembered(
+                path,
+                lambda run=run, lmbda=lmbda, steps=steps: ours(run, of, lmbda, steps, options.refined_images),
+            )
+    chosen = _best([row for row in rows if row["kind"] == "point"], *LIMITS["all_655"], refined=False)
+    if chosen is not None:
+        run, images = runs[chosen["rate"]], {split: folder / split / "images" for split in ("train", "test")}
+        rows += remembered(
+            root / "entropy.json",
+            lambda: face_entropy.rows(
+                run,
+                small(images["train"]),
+                small(images["test"], options.images),
+                steps=options.entropy_steps,
+            ),
+        )
+    notes = (
+        "Bits are an image's mean; payload is the layers' strings of ours, for VVC and HEVC what a file has over that "
+        "of a flat grey picture. Judges: dlib's 68 landmarks (NME in percent of the distance of the eyes' centres) and "
+        "identities (rank-1 among the test faces), both in the rectangle of the original's face, and GMSD; PSNR "
+        "carries no claim. Training and refinement compare features of EfficientNet-Lite0, which judges nothing here. "
+        "_less_: interval of the paired difference over images, 95 % bootstrap, negative is better for NME and GMSD; "
+        "one seed. Entropy models learn on the same tokens, those of training faces and their mirrored ones. Seconds "
+        "are of this machine, shared and on one thread."
+    )
+    lengths = (
+        f"--lmbdas {' '.join(f'{lmbda:g}' for lmbda in options.lmbdas)} --images {options.images} --refined-images "
+        f"{options.refined_images} --steps {options.steps} --entropy-steps {options.entropy_steps}"
+    )
+    command = f"python -m benchmarks.scalable_face FACES GENERATOR DIR {lengths}"
+    if options.set:
+        command += f" --set {' '.join(options.set)}"
+    print(write("scalable_face", commands=[command], rows=rows, figures=figures, notes=notes))
+
+
+if __name__ == "__main__":
+    main()
