@@ -221,6 +221,26 @@ def test_group_norm_makes_results_independent_of_the_batch(backbone):
     torch.testing.assert_close(features(y)[-1][:1], features(y[:1])[-1], atol=1e-5, rtol=1e-4)
 
 
+def test_frozen_batch_norm_stays_as_it_came(tmp_path):
+    net = timm.create_model("test_efficientnet")
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.weight.data.uniform_(0.5, 2)
+    path = tmp_path / "weights.pth"
+    torch.save(net.state_dict(), path)
+    own, frozen = (
+        TimmFeatures(PIXELS, "test_efficientnet", weights=path, norm=norm) for norm in ("own", "frozen")
+    )
+    x = torch.rand(2, 3, 64, 64)
+    # In training mode, too.
+    for a, b in zip(own.eval()(x), frozen.train()(x), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    shapes = lambda features: [p.shape for p in features.parameters() if p.dim() > 1]  # noqa: E731
+    assert shapes(own) == shapes(frozen)
+    assert not any("bn" in name for name, _ in frozen.named_parameters())
+
+
 def test_group_norm_takes_over_scale_and_activation():
     net = timm.create_model("test_efficientnet")
     old = net.bn1

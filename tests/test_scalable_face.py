@@ -21,6 +21,7 @@ from lightning_modules.init_from import load_into, read_weights
 from lightning_modules.parts import Parts
 from losses.bits_per_image import BitsPerImage
 from losses.embedding import EmbeddingDistance
+from losses.perceptual import Perceptual
 from losses.styles import InversionError, StyleDistortion
 from models.codecs.identity import Identity
 from models.codecs.refined import refined
@@ -133,6 +134,11 @@ def test_only_the_pictures_that_are_asked_for_are_drawn() -> None:
     last = codec(x, keys=torch.zeros(1, dtype=torch.long))
     assert list(last.pixels_by_layer) == ["enhanced"]
     torch.testing.assert_close(last.x_hat, every.x_hat)
+    codec.pictures = "ends"
+    ends = codec(x, keys=torch.zeros(1, dtype=torch.long))
+    assert list(ends.pixels_by_layer) == ["basic", "enhanced"]
+    torch.testing.assert_close(ends.pixels_by_layer["basic"], every.pixels_by_layer["basic"])
+    torch.testing.assert_close(ends.x_hat, every.x_hat)
     codec.pictures = "none"
     assert codec(x).x_hat is None
 
@@ -194,10 +200,39 @@ def test_refinement_gains_by_its_own_measure_and_keeps_the_files() -> None:
     assert sum(map(len, idle.compress(x[:1])[0].strings.values())) <= sum(
         map(len, bitstreams["plain"][0].strings.values())
     )
+    # At a smaller side it sees smaller pictures, of the same shape.
+    seen = []
+
+    def small_teacher(original: Tensor) -> Callable[[Tensor], Tensor]:
+        seen.append(original.shape)
+        return teacher(original)
+
+    smaller = refined(codec, 2, small_teacher, side=20)
+    assert (
+        codec.decompress([codec.parse(smaller.serialise(b)) for b in smaller.compress(x)]).x_hat.shape
+        == x.shape
+    )
+    assert seen == [(2, 3, 20, 16)]
     with pytest.raises(ValueError, match="steps=0 of refinement must be at least 1"):
         refined(codec, 0, teacher)
     with pytest.raises(ValueError, match="lr=-1"):
         refined(codec, 1, teacher, lr=-1)
+
+
+def test_an_encoder_of_small_pictures_sees_no_finer_detail() -> None:
+    class Features(nn.Module):
+        channels = (3,)
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            assert x.shape[-1] == 32
+            return [x]
+
+    encoder = Inversion(
+        4, 4, features=lambda spec: Features(), size=8, enlarged=32, split=(4,), width=2, hidden=4
+    )
+    x = torch.rand(2, 3, 24, 24)
+    small = F.interpolate(x, (8, 8), mode="bilinear", antialias=True)
+    torch.testing.assert_close(encoder(x), encoder(small))
 
 
 # -- terms
@@ -233,6 +268,13 @@ def test_terms_of_styles_and_embeddings() -> None:
     assert InversionError()(output, {}, Encoder()).item() == pytest.approx(slow / 24, rel=1e-5)
     assert seen[0].max() == 1.0
     batch = {"image": torch.rand(2, 3, 8, 8)}
+    identity, basic = (lambda x: [x]), torch.rand(2, 3, 8, 8)
+    output.pixels_by_layer = {"basic": basic}
+    alone = CodecOutput((8, 8), x_hat=basic)
+    assert Perceptual(identity, layer="basic").reads == ("pixels@basic",)
+    torch.testing.assert_close(
+        Perceptual(identity, layer="basic")(output, batch), Perceptual(identity)(alone, batch)
+    )
     cosines = []
     for a, b in zip(output.x_hat.flatten(1), batch["image"].flatten(1), strict=True):
         cosines.append(float(a @ b) / math.sqrt(float(a @ a) * float(b @ b)))
