@@ -137,8 +137,8 @@ def opponents(of: Faces) -> list[Row]:
     """Rows of VVC and HEVC, full and half size."""
     rows = []
     for (name, scale), qualities in OPPONENTS.items():
-        codec = instantiate(OmegaConf.load(ROOT / "configs" / "codec" / f"{name}.yaml"))
-        codec = codec if scale == 1 else Downscaled(codec, scale=scale)
+        codec = instantiate(OmegaConf.load(ROOT / "configs" / "codec" / f"{name}.yaml")).eval()
+        codec = codec if scale == 1 else Downscaled(codec, scale=scale).eval()
         about = {"kind": "point", "codec": name, "scale": scale, "refined": 0}
         rows += [{**about, "rate": rate, **standard(codec, rate, of)} for rate in qualities]
     return rows

@@ -24,6 +24,7 @@ from losses.embedding import EmbeddingDistance
 from losses.perceptual import Perceptual
 from losses.styles import InversionError, StyleDistortion
 from models.codecs.identity import Identity
+from models.codecs.principal_axes import principal_axes
 from models.codecs.refined import refined
 from models.codecs.scalable_face import ScalableFace
 from models.entropy.factorized_tokens import FactorizedTokens
@@ -171,6 +172,25 @@ def test_the_bottleneck_begins_as_a_quantiser_of_its_step() -> None:
     torch.testing.assert_close(codec.decoded_offsets([tokens]), offsets, rtol=1e-4, atol=1e-5)
     error = codec.decoded_offsets([tokens.round()]) - offsets
     assert error.square().mean().item() == pytest.approx(0.5**2 / 12, rel=0.3)
+
+
+def test_the_bottleneck_may_begin_on_principal_axes() -> None:
+    codec = made()
+    # Styles of few dimensions, which random axes miss.
+    table = torch.randn(5, codec.synthesis.num_styles * codec.synthesis.style_dim)
+    codec.inversion = nn.Sequential(nn.Flatten(), nn.Linear(3, 5), nn.Linear(5, table.shape[1], bias=False))
+    codec.inversion[2].weight.data = table.T
+    codec.inversion.append(nn.Unflatten(1, (codec.synthesis.num_styles, -1)))
+    draws = iter([{"image": torch.rand(20, 3, 1, 1)} for _ in range(10)])
+    principal_axes(codec.train(), draws, pictures=100)
+    assert codec.training
+    assert len(list(draws)) == 5
+    offsets = codec.offsets(torch.rand(50, 3, 1, 1))
+    tokens = codec.tokens(offsets)
+    torch.testing.assert_close(codec.decoded_offsets(tokens), offsets, atol=1e-3, rtol=1e-3)
+    # Of the quantiser's step, where anything is left to say; of three dimensions, that is on three axes.
+    error = (codec.decoded_offsets([t.round() for t in tokens]) - offsets).square().sum((1, 2)).mean()
+    assert error < 3 * len(tokens) * codec.step**2 / 4
 
 
 def test_refinement_gains_by_its_own_measure_and_keeps_the_files() -> None:

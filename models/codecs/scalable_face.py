@@ -92,7 +92,7 @@ class ScalableFace(Codec):
                     f"groups: {name} has {dict(group)}, must have {sorted(wanted)}, all at least 1"
                 )
         self.synthesis, self.inversion = synthesis, inversion(synthesis.num_styles, synthesis.style_dim)
-        self.noise, self.pictures = noise, pictures
+        self.noise, self.pictures, self.step = noise, pictures, step
         self.layers = tuple(Layer(name) for name in groups)
         self.styles = shared_out(synthesis.num_styles, [group["styles"] for group in groups.values()])
         self.shapes = [(group["tokens"], group["channels"]) for group in groups.values()]
