@@ -109,15 +109,17 @@ def standard(codec: Codec, rate: float, of: Faces) -> Row:
     return {"seconds": seconds, **judged(torch.cat(decoded), of, bits, [b - header for b in bits])}
 
 
-def scalable(codec: Codec, files: Sequence[bytes], of: Faces) -> Iterator[Row]:
+def scalable(codec: Codec, files: Sequence[bytes], of: Faces, layers: Sequence[str]) -> Iterator[Row]:
     """Rows of a layered codec: its files cut behind each layer, as anybody would cut them, and decoded.
 
     Args:
         codec: in evaluation mode; it decodes.
         files: of the first n faces.
         of: all faces.
+        layers: behind which they are cut.
     """
-    for last in range(len(codec.layers)):
+    names = [layer.name for layer in codec.layers]
+    for last in map(names.index, layers):
         decoded, file_bits, payload = [], [], []
         for data in files:
             strings = codec.parse(data).strings
@@ -127,7 +129,7 @@ def scalable(codec: Codec, files: Sequence[bytes], of: Faces) -> Iterator[Row]:
             file_bits.append(8 * len(cut))
             payload.append(8 * sum(map(len, bitstream.strings.values())))
             decoded.append(codec.decompress([bitstream], want=("pixels",)).x_hat)
-        yield {"upto": codec.layers[last].name, **judged(torch.cat(decoded), of, file_bits, payload)}
+        yield {"upto": names[last], **judged(torch.cat(decoded), of, file_bits, payload)}
 
 
 def files_of(codec: Codec, of: Tensor, batch: int = 1) -> tuple[list[bytes], float]:

@@ -68,13 +68,7 @@ TRAINED_AT = 64
 
 def encoder(root: Path, data: Sequence[str], more: Sequence[str]) -> Path:
     """Train the encoder: on samples, then on faces as well. The run of the second."""
-    alone = [
-        "~tasks.presence",
-        "~task_weights.presence",
-        "~schedule.bottleneck",
-        "~schedule.heads",
-        "~schedule.joint",
-    ]
+    alone = ["~schedule.bottleneck", "~schedule.joint"]
     train(root / "samples", [*data, *alone, "~schedule.inversion_pictures", "data.batch_size=16", *more], 1)
     run = root / "pictures"
     begins = (
@@ -86,7 +80,7 @@ def encoder(root: Path, data: Sequence[str], more: Sequence[str]) -> Path:
 
 
 def point(root: Path, begun: Path, lmbda: float, data: Sequence[str], more: Sequence[str]) -> Path:
-    """Train bottleneck, entropy model and head for one lmbda, then all together: the run."""
+    """Train bottleneck and entropy model for one lmbda, then all together: the run."""
     run = root / f"lmbda-{lmbda:g}"
     begins = f"{{codec.inversion: {quoted(begun)}, codec.synthesis: ':networks.generator.synthesis'}}"
     skipped = ["~schedule.inversion", "~schedule.inversion_pictures"]
@@ -121,13 +115,17 @@ def ours(run: Path, of: Faces, lmbda: float, steps: int, images: int) -> list[Ro
     """Rows of one trained codec; with ``steps`` of refinement, of so many images."""
     codec = load(run, tasks=()).codec
     if steps:
+        layers = ("basic", "enhanced")
         coder = refined(codec, steps, teacher(run), weight=lmbda, side=TRAINED_AT)
-        files, seconds = files_of(coder, of.pictures[:images], batch=10)
+        # The generator alone: codes are computed in float32 and better, whatever is chosen here.
+        with torch.autocast("cpu", torch.bfloat16):
+            files, seconds = files_of(coder, of.pictures[:images], batch=10)
     else:
+        layers = tuple(layer.name for layer in codec.layers)
         files_of(codec, of.pictures[:1])  # the first makes tables
         files, seconds = files_of(codec, of.pictures)
     about = {"kind": "point", "codec": "ours", "rate": lmbda, "scale": 1.0, "refined": steps}
-    rows = [{**about, "seconds": seconds, **row} for row in scalable(codec, files, of)]
+    rows = [{**about, "seconds": seconds, **row} for row in scalable(codec, files, of, layers)]
     if not steps:
         rows.append({"kind": "decode", "side": 1024, "seconds": decode_seconds(codec, files[0], 1024)})
     return rows
@@ -272,6 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = [
         "experiment=scalable_face_celebamask", f"data.root={quoted(folder)}",
         f"networks.generator.weights={quoted(generator)}", "+trainer.limit_test_batches=1",
+        "~tasks.presence", "~task_weights.presence", "~schedule.heads",
     ]  # fmt: skip
     begun = encoder(root, data, options.set)
     rows += remembered(root / "average.json", lambda: average(begun, of))
