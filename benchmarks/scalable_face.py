@@ -69,6 +69,7 @@ TRAINED_AT = 64
 def encoder(root: Path, data: Sequence[str], more: Sequence[str]) -> Path:
     """Train the encoder: on samples, then on faces as well. The run of the second."""
     alone = ["~schedule.bottleneck", "~schedule.joint"]
+    data = [setting for setting in data if not setting.startswith("schedule.joint.")]
     train(root / "samples", [*data, *alone, "~schedule.inversion_pictures", "data.batch_size=16", *more], 1)
     run = root / "pictures"
     begins = (
@@ -271,6 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "experiment=scalable_face_celebamask", f"data.root={quoted(folder)}",
         f"networks.generator.weights={quoted(generator)}", "+trainer.limit_test_batches=1",
         "~tasks.presence", "~task_weights.presence", "~schedule.heads",
+        "schedule.joint.updates.main.trainable=[codec.inversion, codec.down, codec.up, codec.latent_codecs]",
     ]  # fmt: skip
     begun = encoder(root, data, options.set)
     rows += remembered(root / "average.json", lambda: average(begun, of))
