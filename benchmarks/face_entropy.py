@@ -59,9 +59,10 @@ def tokens(codec: ScalableFace, x: Tensor) -> list[Tensor]:
 def fit(codec: ScalableFace, learned: Sequence[Tensor], steps: int, batch: int) -> None:
     """Train a codec's entropy models alone, in place; nothing is drawn."""
     models = codec.latent_codecs.train()
-    quantiles = [p for name, p in models.named_parameters() if name.endswith("quantiles")]
-    others = [p for name, p in models.named_parameters() if not name.endswith("quantiles")]
-    adam = torch.optim.Adam([{"params": others}, {"params": quantiles}], lr=1e-3)
+    # Densities of single numbers are slow to find, networks quick to lose.
+    networks = [p for name, p in models.named_parameters() if ".network." in name]
+    densities = [p for name, p in models.named_parameters() if ".network." not in name]
+    adam = torch.optim.Adam([{"params": networks, "lr": 1e-3}, {"params": densities, "lr": 1e-2}])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     generator = torch.Generator().manual_seed(0)
     for step in range(steps):
@@ -71,7 +72,6 @@ def fit(codec: ScalableFace, learned: Sequence[Tensor], steps: int, batch: int) 
         loss = sum(output.bits.values()).mean() + codec.auxiliary_loss()
         adam.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(others, 10.0)
         adam.step()
         schedule.step()
     codec.eval()

@@ -48,13 +48,11 @@ from models.pretrained import load
 from pictures.finding import below
 from pictures.reading import read_picture
 
-OPPONENTS = {
-    ("vvc", 1.0): (63, 57, 52, 47, 42),
-    ("vvc", 0.5): (63, 57, 52, 45),
-    ("hevc", 1.0): (51, 46),
-    ("hevc", 0.5): (51, 46, 40),
-}
-"""{(codec, scale): QPs}"""
+OPPONENTS = (
+    ("vvc", 1.0, 63), ("vvc", 1.0, 57), ("hevc", 0.5, 51), ("vvc", 1.0, 52), ("vvc", 0.5, 57), ("hevc", 1.0, 51),
+    ("vvc", 1.0, 47), ("vvc", 1.0, 42), ("hevc", 0.5, 45),
+)  # fmt: skip
+"""(codec, scale, QP), those that count most first"""
 LIMITS = {"basic_164": ("basic", 164), "all_655": ("enhanced", 655)}
 """{what figures call it: (decoded up to this layer, most payload bits an image)}"""
 JUDGES = {"nme": "nme", "rank1": "rank1", "gmsd": "gmsd"}
@@ -80,7 +78,7 @@ def encoder(root: Path, data: Sequence[str], more: Sequence[str]) -> Path:
     return run
 
 
-def point(root: Path, begun: Path, lmbda: float, data: Sequence[str], more: Sequence[str]) -> Path:
+def trained(root: Path, begun: Path, lmbda: float, data: Sequence[str], more: Sequence[str]) -> Path:
     """Train bottleneck and entropy model for one lmbda, then all together: the run."""
     run = root / f"lmbda-{lmbda:g}"
     begins = f"{{codec.inversion: {quoted(begun)}, codec.synthesis: ':networks.generator.synthesis'}}"
@@ -132,15 +130,12 @@ def ours(run: Path, of: Faces, lmbda: float, steps: int, images: int) -> list[Ro
     return rows
 
 
-def opponents(of: Faces) -> list[Row]:
-    """Rows of VVC and HEVC, full and half size."""
-    rows = []
-    for (name, scale), qualities in OPPONENTS.items():
-        codec = instantiate(OmegaConf.load(ROOT / "configs" / "codec" / f"{name}.yaml")).eval()
-        codec = codec if scale == 1 else Downscaled(codec, scale=scale).eval()
-        about = {"kind": "point", "codec": name, "scale": scale, "refined": 0}
-        rows += [{**about, "rate": rate, **standard(codec, rate, of)} for rate in qualities]
-    return rows
+def opponent(name: str, scale: float, rate: float, of: Faces) -> list[Row]:
+    """The row of VVC or HEVC at one quality, of pictures at full size or shrunk before."""
+    codec = instantiate(OmegaConf.load(ROOT / "configs" / "codec" / f"{name}.yaml"))
+    codec = (codec if scale == 1 else Downscaled(codec, scale=scale)).eval()
+    about = {"kind": "point", "codec": name, "scale": scale, "refined": 0, "rate": rate}
+    return [{**about, **standard(codec, rate, of)}]
 
 
 def average(run: Path, of: Faces) -> list[Row]:
@@ -259,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--refined-images", type=int, default=100, help="of the test of refinement (default: 100)"
     )
     parser.add_argument("--steps", type=int, default=40, help="of refinement (default: 40)")
-    parser.add_argument("--entropy-steps", type=int, default=2000, help="of the ablation (default: 2000)")
+    parser.add_argument("--entropy-steps", type=int, default=1000, help="of the ablation (default: 1000)")
     parser.add_argument(
         "--set", nargs="*", default=(), metavar="KEY=VALUE", help="overrides of all trainings"
     )
@@ -267,7 +262,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder, generator, root = (path.absolute() for path in (options.faces, options.generator, options.out))
     root.mkdir(parents=True, exist_ok=True)
     of = faces(folder / "test" / "images", options.images)
-    rows = remembered(root / "opponents.json", lambda: opponents(of))
+    rows = []
+    for one in OPPONENTS:
+        path = root / ("-".join(map(str, one)) + ".json")
+        rows += remembered(path, lambda one=one: opponent(*one, of))
     data = [
         "experiment=scalable_face_celebamask", f"data.root={quoted(folder)}",
         f"networks.generator.weights={quoted(generator)}", "+trainer.limit_test_batches=1",
@@ -276,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]  # fmt: skip
     begun = encoder(root, data, options.set)
     rows += remembered(root / "average.json", lambda: average(begun, of))
-    runs = {lmbda: point(root, begun, lmbda, data, options.set) for lmbda in options.lmbdas}
+    runs = {lmbda: trained(root, begun, lmbda, data, options.set) for lmbda in options.lmbdas}
     for lmbda, run in runs.items():
         for steps in (0, options.steps):
             path = root / f"ours-{lmbda:g}-{steps}.json"
