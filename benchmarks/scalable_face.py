@@ -66,8 +66,7 @@ TRAINED_AT = 64
 
 def encoder(root: Path, data: Sequence[str], more: Sequence[str]) -> Path:
     """Train the encoder: on samples, then on faces as well. The run of the second."""
-    alone = ["~schedule.bottleneck", "~schedule.joint"]
-    data = [setting for setting in data if not setting.startswith("schedule.joint.")]
+    alone = ["~schedule.bottleneck"]
     train(root / "samples", [*data, *alone, "~schedule.inversion_pictures", "data.batch_size=16", *more], 1)
     run = root / "pictures"
     begins = (
@@ -79,7 +78,7 @@ def encoder(root: Path, data: Sequence[str], more: Sequence[str]) -> Path:
 
 
 def trained(root: Path, begun: Path, lmbda: float, data: Sequence[str], more: Sequence[str]) -> Path:
-    """Train bottleneck and entropy model for one lmbda, then all together: the run."""
+    """Train bottleneck and entropy model for one lmbda: the run."""
     run = root / f"lmbda-{lmbda:g}"
     begins = f"{{codec.inversion: {quoted(begun)}, codec.synthesis: ':networks.generator.synthesis'}}"
     skipped = ["~schedule.inversion", "~schedule.inversion_pictures"]
@@ -87,18 +86,18 @@ def trained(root: Path, begun: Path, lmbda: float, data: Sequence[str], more: Se
     return run
 
 
-def teacher(run: Path) -> Teacher:
-    """What the joint stage compares pictures by, its weights included, but for styles."""
-    objective = OmegaConf.load(run / "config.yaml").schedule.joint.updates.main.objective
-    networks = {name: instantiate(objective.distortion[name].network) for name in ("whole", "face")}
-    weights = objective.distortion_weights
+def teacher(begun: Path) -> Teacher:
+    """What the encoder's second training compared pictures by, with its weights."""
+    objective = OmegaConf.load(begun / "config.yaml").schedule.inversion_pictures.updates.main.objective
+    networks = {name: instantiate(objective.terms[name].network) for name in ("whole", "face")}
+    weights = objective.term_weights
 
     def asks(x: Tensor) -> Callable[[Tensor], Tensor]:
         with torch.no_grad():
             originals = {name: unit_features(network(x)) for name, network in networks.items()}
 
         def compare(x_hat: Tensor) -> Tensor:
-            found = weights.mse * 255**2 * (x_hat - x).square().mean((1, 2, 3))
+            found = weights.pixels * 255**2 * (x_hat - x).square().mean((1, 2, 3))
             for name, network in networks.items():
                 found = found + weights[name] * feature_distance(
                     unit_features(network(x_hat)), originals[name]
@@ -110,24 +109,31 @@ def teacher(run: Path) -> Teacher:
     return asks
 
 
-def ours(run: Path, of: Faces, lmbda: float, steps: int, images: int) -> list[Row]:
-    """Rows of one trained codec; with ``steps`` of refinement, of so many images."""
+def ours(run: Path, of: Faces, lmbda: float) -> list[Row]:
+    """Rows of one trained codec, one for each layer, and how long its pictures of 1024 px take."""
     codec = load(run, tasks=()).codec
-    if steps:
-        layers = ("basic", "enhanced")
-        coder = refined(codec, steps, teacher(run), weight=lmbda, side=TRAINED_AT)
-        # The generator alone: codes are computed in float32 and better, whatever is chosen here.
-        with torch.autocast("cpu", torch.bfloat16):
-            files, seconds = files_of(coder, of.pictures[:images], batch=10)
-    else:
-        layers = tuple(layer.name for layer in codec.layers)
-        files_of(codec, of.pictures[:1])  # the first makes tables
-        files, seconds = files_of(codec, of.pictures)
-    about = {"kind": "point", "codec": "ours", "rate": lmbda, "scale": 1.0, "refined": steps}
-    rows = [{**about, "seconds": seconds, **row} for row in scalable(codec, files, of, layers)]
-    if not steps:
-        rows.append({"kind": "decode", "side": 1024, "seconds": decode_seconds(codec, files[0], 1024)})
-    return rows
+    files_of(codec, of.pictures[:1])  # the first makes tables
+    files, seconds = files_of(codec, of.pictures)
+    about = {"kind": "point", "codec": "ours", "rate": lmbda, "scale": 1.0, "refined": 0, "seconds": seconds}
+    layers = [layer.name for layer in codec.layers]
+    rows = [{**about, **row} for row in scalable(codec, files, of, layers)]
+    return [*rows, {"kind": "decode", "side": 1024, "seconds": decode_seconds(codec, files[0], 1024)}]
+
+
+def ours_refined(
+    run: Path, begun: Path, of: Faces, lmbda: float, *, steps: int, weight: float, images: int
+) -> list[Row]:
+    """Rows of its files with so many ``steps`` of refinement, of so many images."""
+    codec = load(run, tasks=()).codec
+    coder = refined(codec, steps, teacher(begun), weight=weight, side=TRAINED_AT)
+    # The generator alone is quicker for it: entropy models compute in float32 and better, whatever is chosen here.
+    with torch.autocast("cpu", torch.bfloat16):
+        files, seconds = files_of(coder, of.pictures[:images], batch=10)
+    about = {
+        "kind": "point", "codec": "ours", "rate": lmbda, "scale": 1.0, "refined": steps, "weight": weight,
+        "seconds": seconds,
+    }  # fmt: skip
+    return [{**about, **row} for row in scalable(codec, files, of, ("basic", "enhanced"))]
 
 
 def opponent(name: str, scale: float, rate: float, of: Faces) -> list[Row]:
@@ -248,12 +254,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "generator", metavar="GENERATOR", type=Path, help="weights of MobileStyleGAN, .safetensors"
     )
     parser.add_argument("out", metavar="DIR", type=Path, help="folder of the runs and what was measured")
-    parser.add_argument("--lmbdas", nargs="+", type=float, default=[0.5], help="of the points (default: 0.5)")
+    parser.add_argument("--lmbdas", nargs="+", type=float, default=[40.0], help="of the points (default: 40)")
     parser.add_argument("--images", type=int, default=100, help="of the test (default: 100)")
     parser.add_argument(
         "--refined-images", type=int, default=100, help="of the test of refinement (default: 100)"
     )
     parser.add_argument("--steps", type=int, default=40, help="of refinement (default: 40)")
+    parser.add_argument(
+        "--weight",
+        type=float,
+        default=300,
+        help="bits that a unit of the training's loss is worth (default: 300)",
+    )
     parser.add_argument("--entropy-steps", type=int, default=1000, help="of the ablation (default: 1000)")
     parser.add_argument(
         "--set", nargs="*", default=(), metavar="KEY=VALUE", help="overrides of all trainings"
@@ -269,19 +281,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = [
         "experiment=scalable_face_celebamask", f"data.root={quoted(folder)}",
         f"networks.generator.weights={quoted(generator)}", "+trainer.limit_test_batches=1",
-        "~tasks.presence", "~task_weights.presence", "~schedule.heads",
-        "schedule.joint.updates.main.trainable=[codec.inversion, codec.down, codec.up, codec.latent_codecs]",
+        "~tasks.presence", "~task_weights.presence", "~schedule.heads", "~schedule.joint",
     ]  # fmt: skip
     begun = encoder(root, data, options.set)
     rows += remembered(root / "average.json", lambda: average(begun, of))
     runs = {lmbda: trained(root, begun, lmbda, data, options.set) for lmbda in options.lmbdas}
     for lmbda, run in runs.items():
-        for steps in (0, options.steps):
-            path = root / f"ours-{lmbda:g}-{steps}.json"
-            rows += remembered(
-                path,
-                lambda run=run, lmbda=lmbda, steps=steps: ours(run, of, lmbda, steps, options.refined_images),
-            )
+        rows += remembered(root / f"ours-{lmbda:g}.json", lambda run=run, lmbda=lmbda: ours(run, of, lmbda))
+    settings = {"steps": options.steps, "weight": options.weight, "images": options.refined_images}
+    for lmbda, run in runs.items():
+        path = root / f"ours-{lmbda:g}-refined-{'-'.join(f'{value:g}' for value in settings.values())}.json"
+        rows += remembered(path, lambda run=run, lmbda=lmbda: ours_refined(run, begun, of, lmbda, **settings))
     chosen = _best([row for row in rows if row["kind"] == "point"], *LIMITS["all_655"], refined=False)
     if chosen is not None:
         run, images = runs[chosen["rate"]], {split: folder / split / "images" for split in ("train", "test")}
@@ -304,8 +314,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "are of this machine, shared and on one thread."
     )
     lengths = (
-        f"--lmbdas {' '.join(f'{lmbda:g}' for lmbda in options.lmbdas)} --images {options.images} --refined-images "
-        f"{options.refined_images} --steps {options.steps} --entropy-steps {options.entropy_steps}"
+        f"--lmbdas {' '.join(f'{lmbda:g}' for lmbda in options.lmbdas)} --images {options.images} "
+        f"--refined-images {options.refined_images} --steps {options.steps} --weight {options.weight:g} "
+        f"--entropy-steps {options.entropy_steps}"
     )
     command = f"python -m benchmarks.scalable_face FACES GENERATOR DIR {lengths}"
     if options.set:

@@ -60,7 +60,7 @@ class ScalableFace(Codec):
     The paper's code is not public: bottleneck, sizes and the entropy model's form are ours.
     """
 
-    gives = ("bits", "pixels", "extras.offsets", "extras.offsets_hat")
+    gives = ("bits", "pixels", "extras.offsets", "extras.offsets_hat", "extras.offsets_filled")
     encoder = ("inversion", "down")
     decoder = ("up", "synthesis")
     refinement = RefinedFace
@@ -124,6 +124,9 @@ class ScalableFace(Codec):
         offsets = self.offsets(x)
         output = self.estimate(self.tokens(offsets), tuple(x.shape[-2:]), keys)
         output.extras["offsets"] = offsets
+        with torch.autocast(offsets.device.type, enabled=False):
+            first = list(output.latents.values())[:1]
+            output.extras["offsets_filled"] = self.decoded_offsets(self._completed(first, keys))
         if self.pictures == "inverted":
             output.x_hat = self.drawn([offsets], output.size)[0]
         elif self.pictures != "none":
