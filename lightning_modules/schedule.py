@@ -96,7 +96,8 @@ def _run_stage(
     if state is None:
         for part, begin in stage.begin.items():
             for module in modules_of(system, part):
-                begin(module, iter(data.train_dataloader()))
+                # As training gets them: pictures are bytes until a batch is transferred.
+                begin(module, (data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()))
     if start == stage.num_batches:
         facts, system.batches_done = state["stage"], start
         system.load_state_dict(state["state_dict"])
