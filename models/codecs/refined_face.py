@@ -17,9 +17,9 @@ from models.outputs import CodecOutput
 class RefinedFace(Around):
     """A scalable face codec whose tokens are found by ``steps`` of Adam on  bits + weight * d, from its encoder's on.
 
-    The first half of the steps moves tokens that are not rounded, for d alone: rounded from the beginning, they stay
-    where they are. The second half rounds, and pays for bits. What comes out is kept for the images that it is better
-    for by that measure. A step costs a pass through generator and teacher, and back. Files are the codec's.
+    The first half of the steps draws tokens that are not rounded: rounded from the beginning, they stay where they are.
+    The second half rounds. Both pay for bits: what wandered off for d alone does not find back. What comes out is kept
+    for the images that it is better for by that measure. A step costs a pass through generator and teacher, and back. Files are the codec's.
 
     Args:
         codec: a ``models.codecs.scalable_face.ScalableFace`` in evaluation mode.
@@ -98,11 +98,9 @@ class RefinedFace(Around):
         rounded: bool = True,
     ) -> Tensor:
         """What each image's tokens cost, (B,): under noise with keys, as they will be coded without."""
-        if not rounded:
-            (picture,) = self.codec.drawn([self.codec.decoded_offsets(tokens)], size)
-            return self.weight * compare(picture.clamp(0, 1))
         output = self.codec.estimate(tokens, size, keys)
-        (picture,) = self.codec.drawn([output.extras["offsets_hat"]], size)
+        offsets = output.extras["offsets_hat"] if rounded else self.codec.decoded_offsets(tokens)
+        (picture,) = self.codec.drawn([offsets], size)
         return sum(output.bits.values()) + self.weight * compare(picture.clamp(0, 1))
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:
