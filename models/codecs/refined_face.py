@@ -19,7 +19,8 @@ class RefinedFace(Around):
 
     The first half of the steps draws tokens that are not rounded: rounded from the beginning, they stay where they are.
     The second half rounds. Both pay for bits: what wandered off for d alone does not find back. What comes out is kept
-    for the images that it is better for by that measure. A step costs a pass through generator and teacher, and back. Files are the codec's.
+    for the images that it is better for by that measure. A step costs a pass through generator and teacher, and back.
+    Files are the codec's.
 
     Args:
         codec: a ``models.codecs.scalable_face.ScalableFace`` in evaluation mode.
