@@ -120,15 +120,15 @@ def scalable(codec: Codec, files: Sequence[bytes], of: Faces, layers: Sequence[s
     """
     names = [layer.name for layer in codec.layers]
     for last in map(names.index, layers):
-        decoded, file_bits, payload = [], [], []
+        cut = []
         for data in files:
-            strings = codec.parse(data).strings
-            left_out = list(strings.values())[last + 1 :]
-            cut = data[: len(data) - sum(map(len, left_out))]
-            bitstream = codec.parse(cut)
-            file_bits.append(8 * len(cut))
-            payload.append(8 * sum(map(len, bitstream.strings.values())))
-            decoded.append(codec.decompress([bitstream], want=("pixels",)).x_hat)
+            left_out = list(codec.parse(data).strings.values())[last + 1 :]
+            cut.append(data[: len(data) - sum(map(len, left_out))])
+        bitstreams = [codec.parse(data) for data in cut]
+        parts = [bitstreams[i : i + 10] for i in range(0, len(bitstreams), 10)]
+        decoded = [codec.decompress(part, want=("pixels",)).x_hat for part in parts]
+        file_bits = [8 * len(data) for data in cut]
+        payload = [8 * sum(map(len, bitstream.strings.values())) for bitstream in bitstreams]
         yield {"upto": names[last], **judged(torch.cat(decoded), of, file_bits, payload)}
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -287,6 +287,8 @@ def test_terms_of_styles_and_embeddings() -> None:
 
     assert InversionError()(output, {}, Encoder()).item() == pytest.approx(slow / 24, rel=1e-5)
     assert seen[0].max() == 1.0
+    output.extras["offsets_filled"] = wanted + 1
+    assert StyleDistortion("offsets_filled")(output, {}).item() == pytest.approx(12)
     batch = {"image": torch.rand(2, 3, 8, 8)}
     identity, basic = (lambda x: [x]), torch.rand(2, 3, 8, 8)
     output.pixels_by_layer = {"basic": basic}
@@ -358,9 +360,18 @@ TINY = (
 
 @pytest.mark.slow
 def test_the_whole_chain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tmp_path / "run"
-    with mock.patch.dict(os.environ):
+    run, begun = tmp_path / "run", []
+
+    def beginning(codec: ScalableFace, batches: Iterator[dict]) -> None:
+        begun.append(next(batches)["image"])
+        principal_axes(codec, batches)
+
+    with mock.patch.dict(os.environ), mock.patch("models.codecs.principal_axes.principal_axes", beginning):
         train.train(compose_config("experiment=scalable_face_portraits", *TINY), run)
+    # Once, on pictures as training sees them.
+    assert len(begun) == 1
+    assert begun[0].shape == (8, 3, 32, 32)
+    assert 0.3 < begun[0].max() <= 1
     summary = json.loads((run / "summary.json").read_text())
     stages = {stage["name"]: stage["metrics"] for stage in summary["stages"]}
     assert list(stages) == ["prior", "inversion", "inversion_pictures", "bottleneck", "heads", "joint"]
