@@ -12,12 +12,9 @@ and ``research``.
 """
 
 import argparse
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
@@ -25,6 +22,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from benchmarks import face_entropy
+from benchmarks.face_figures import LIMITS, best, figures
 from benchmarks.face_points import (
     SIDE,
     Faces,
@@ -37,9 +35,8 @@ from benchmarks.face_points import (
     scalable,
     standard,
 )
-from benchmarks.record import ROOT, Figures, Rows, write
+from benchmarks.record import ROOT, write
 from benchmarks.runs import train
-from evaluation.curves.bootstrap import interval, means, resamples
 from launch.overrides import quoted
 from models.codecs.refined import Teacher, refined
 from models.codecs.standard.downscaled import Downscaled
@@ -53,13 +50,6 @@ OPPONENTS = (
     ("vvc", 1.0, 47), ("vvc", 1.0, 42), ("hevc", 0.5, 45),
 )  # fmt: skip
 """(codec, scale, QP), those that count most first"""
-LIMITS = {"basic_164": ("basic", 164), "all_655": ("enhanced", 655)}
-"""{what figures call it: (decoded up to this layer, most payload bits an image)}"""
-JUDGES = {"nme": "nme", "rank1": "rank1", "gmsd": "gmsd"}
-AGAINST = {
-    "basic_164": ("vvc_qp63", "vvc_qp57", "average_face"),
-    "all_655": ("vvc_qp57", "vvc_qp52", "hevc_half_qp51"),
-}
 TRAINED_AT = 64
 """Side of the pictures that training compares, and refinement."""
 
@@ -166,80 +156,6 @@ def small(folder: Path, count: int | None = None) -> Tensor:
     )
 
 
-def figures(rows: Rows) -> Figures:
-    """What the judges say at the two limits, of the opponents, and paired differences; savings; bits and seconds."""
-    points = [row for row in rows if row["kind"] == "point"]
-    found: dict[str, float | None] = {}
-    others = {_name(row): row for row in points if row["codec"] != "ours"}
-    for name, row in others.items():
-        found |= {f"{judge}_{name}": statistics.mean(row[key]) for judge, key in JUDGES.items()}
-        found[f"bits_{name}"] = statistics.mean(row["payload_bits"])
-        found[f"file_bits_{name}"] = statistics.mean(row["file_bits"])
-    for limit, (upto, most) in LIMITS.items():
-        for ending in ("", "_refined"):
-            row = _best(points, upto, most, bool(ending))
-            for judge, key in JUDGES.items():
-                name = f"{judge}_{limit}{ending}"
-                found[name] = row and statistics.mean(row[key])
-                for other in AGAINST[limit]:
-                    low, high = _difference(row, others.get(other), key)
-                    found[f"{name}_less_{other}_ci_low"], found[f"{name}_less_{other}_ci_high"] = low, high
-            found[f"bits_{limit}{ending}"] = row and statistics.mean(row["payload_bits"])
-            found[f"file_bits_{limit}{ending}"] = row and statistics.mean(row["file_bits"])
-    chosen = _best(points, *LIMITS["all_655"], refined=False)
-    for row in points:
-        if (
-            chosen is not None
-            and row["codec"] == "ours"
-            and not row["refined"]
-            and row["rate"] == chosen["rate"]
-        ):
-            found[f"bits_{row['upto']}"] = statistics.mean(row["payload_bits"])
-            found["encode_seconds"] = row["seconds"]
-    refining = [row["seconds"] for row in points if row["refined"]]
-    found["refine_seconds"] = statistics.mean(refining) if refining else None
-    entropy = {row["model"]: row for row in rows if row["kind"] == "entropy"}
-    for model in ("transformer", "linear"):
-        for ending, key in (("", "ideal_bits"), ("_strings", "string_bits")):
-            saved = None
-            if entropy:
-                saved = 100 * (
-                    1 - statistics.mean(entropy[model][key]) / statistics.mean(entropy["independent"][key])
-                )
-            found[f"entropy_{model}_saving_percent{ending}"] = saved
-    for row in rows:
-        if row["kind"] == "decode":
-            found["decode_seconds_1024"] = row["seconds"]
-    return found
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    if row["codec"] == "average":
-        return "average_face"
-    return f"{row['codec']}{'_half' if row['scale'] == 0.5 else ''}_qp{row['rate']:g}"
-
-
-def _best(points: Rows, upto: str, most: float, refined: bool) -> Mapping[str, Any] | None:
-    """Of our points within a limit, the one that uses most of it."""
-    bits = lambda row: statistics.mean(row["payload_bits"])  # noqa: E731
-    own = [
-        row
-        for row in points
-        if row["codec"] == "ours" and row["upto"] == upto and bool(row["refined"]) == refined
-    ]
-    return max((row for row in own if bits(row) <= most), key=bits, default=None)
-
-
-def _difference(row: Any, other: Any, key: str) -> tuple[float | None, float | None]:
-    """Interval of the paired difference of two rows, over the images that both have."""
-    if row is None or other is None:
-        return None, None
-    count = min(len(row[key]), len(other[key]))
-    values = np.array(row[key][:count]) - np.array(other[key][:count])
-    low, high = interval(means(values, resamples(count))) or (None, None)
-    return low, high
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run everything and write the record."""
     introduction, _, more = __doc__.partition("\n\n")
@@ -292,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for lmbda, run in runs.items():
         path = root / f"ours-{lmbda:g}-refined-{'-'.join(f'{value:g}' for value in settings.values())}.json"
         rows += remembered(path, lambda run=run, lmbda=lmbda: ours_refined(run, begun, of, lmbda, **settings))
-    chosen = _best([row for row in rows if row["kind"] == "point"], *LIMITS["all_655"], refined=False)
+    chosen = best([row for row in rows if row["kind"] == "point"], *LIMITS["all_655"], refined=False)
     if chosen is not None:
         run, images = runs[chosen["rate"]], {split: folder / split / "images" for split in ("train", "test")}
         rows += remembered(
