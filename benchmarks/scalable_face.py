@@ -179,8 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--weight",
         type=float,
-        default=300,
-        help="bits that a unit of the training's loss is worth (default: 300)",
+        default=280,
+        help="bits that a unit of the training's loss is worth (default: 280)",
     )
     parser.add_argument("--entropy-steps", type=int, default=600, help="of the ablation (default: 600)")
     parser.add_argument(
@@ -226,8 +226,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "identities (rank-1 among the test faces), both in the rectangle of the original's face, and GMSD; PSNR "
         "carries no claim. Training and refinement compare features of EfficientNet-Lite0, which judges nothing here. "
         "_less_: interval of the paired difference over images, 95 % bootstrap, negative is better for NME and GMSD; "
-        "one seed. Refined files are of the first images alone. Entropy models learn on the same tokens, those of training faces and their mirrored ones. Seconds "
-        "are of this machine, shared and on one thread. Stages heads and joint are left out, no task is read from the "
+        "one seed. Refined files are of the first images alone. Entropy models learn on the same tokens, those of "
+        "training faces and their mirrored ones. Seconds are of this machine, shared and on one thread. The stages "
+        "heads and joint are left out, no task is read from the "
         "first layer, and the generator is compared with the package's own file in the tests alone."
     )
     lengths = (
