@@ -19,6 +19,8 @@ MODELS: Mapping[str, Any] = {
     "independent": None,
 }
 """{name: the codec's ``parameters``}"""
+LINEAR = ("mean.weight", "mean.bias", "scale")
+"""How names of ``LinearTokenParameters`` end, alone or inside the transformer."""
 
 
 def rows(run: Path, train: Tensor, test: Tensor, *, steps: int, batch: int = 64) -> list[dict[str, Any]]:
@@ -59,10 +61,14 @@ def tokens(codec: ScalableFace, x: Tensor) -> list[Tensor]:
 def fit(codec: ScalableFace, learned: Sequence[Tensor], steps: int, batch: int) -> None:
     """Train a codec's entropy models alone, in place; nothing is drawn."""
     models = codec.latent_codecs.train()
-    # Densities of single numbers are slow to find, networks quick to lose.
-    networks = [p for name, p in models.named_parameters() if ".network." in name]
-    densities = [p for name, p in models.named_parameters() if ".network." not in name]
-    adam = torch.optim.Adam([{"params": networks, "lr": 1e-3}, {"params": densities, "lr": 1e-2}])
+    # Densities and linear functions of all three are slow to find, attention is quick to lose.
+    attention, others = [], []
+    for name, parameter in models.named_parameters():
+        quick = ".network." not in name or name.endswith(LINEAR)
+        (others if quick else attention).append(parameter)
+    adam = torch.optim.Adam(
+        [{"params": part, "lr": lr} for part, lr in ((attention, 1e-3), (others, 1e-2)) if part]
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     generator = torch.Generator().manual_seed(0)
     for step in range(steps):
