@@ -17,7 +17,15 @@ from lightning_modules.stages import Stage
 from models.pretrained.checkpoint import safely_loaded
 from models.pretrained.run_folder import BEST, LAST, StageFolder
 
-DECIDES_NOTHING = ("data", "init_from", "checkpoint_every", "num_validations", "monitor", "monitor_mode")
+DECIDES_NOTHING = (
+    "data",
+    "init_from",
+    "begin",
+    "checkpoint_every",
+    "num_validations",
+    "monitor",
+    "monitor_mode",
+)
 """Keys of a stage that may change while it is under way."""
 
 

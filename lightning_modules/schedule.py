@@ -17,7 +17,7 @@ from lightning_modules.checkpoints import StageCheckpoints, metrics_of, save_who
 from lightning_modules.compression import CompressionSystem
 from lightning_modules.experiment import Experiment
 from lightning_modules.init_from import load_into
-from lightning_modules.parts import applied, fingerprint, frozen_state
+from lightning_modules.parts import applied, fingerprint, frozen_state, modules_of
 from models.codecs.read_through import ReadThrough
 from models.pretrained.run_folder import RunFolder, StageFolder
 
@@ -93,6 +93,11 @@ def _run_stage(
     for part, source in stage.init_from.items():
         load_into(system, part, source)
     data = (stage.data or experiment.data).for_stage(num_batches=stage.num_batches, seed=seed, start=start)
+    if state is None:
+        for part, begin in stage.begin.items():
+            for module in modules_of(system, part):
+                # As training gets them: pictures are bytes until a batch is transferred.
+                begin(module, (data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()))
     if start == stage.num_batches:
         facts, system.batches_done = state["stage"], start
         system.load_state_dict(state["state_dict"])

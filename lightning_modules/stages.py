@@ -1,10 +1,11 @@
 """Stage: what trains now, on what, for how long, from where."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
+from torch import nn
 
 from lightning_modules.updates import Update
 
@@ -29,6 +30,9 @@ class Stage:
             last checkpoint of its last finished stage, an exported model will do too. The prefix is where the module
             lies, by default its own path. ``":prefix"``, without a checkpoint, is another part of the system, as it is
             when the stage begins.
+        begin: {module path: called as ``f(module, batches)`` with that module and an iterator of training batches,
+            after ``init_from`` and before the stage's first batch}: beginnings in closed form. Batches that are read
+            for it are drawn again for training.
         accumulate: batches whose gradients are averaged for one step.
         checkpoint_every: batches between two states that a killed run can go on from; validations leave one too.
         monitor: the validation value (``val/`` left out) whose best state is kept as ``best.ckpt``. Default: the loss,
@@ -46,13 +50,18 @@ class Stage:
     num_validations: int = 4
     data: LightningDataModule | None = None
     init_from: Mapping[str, str] | None = None
+    begin: Mapping[str, Callable[[nn.Module, Iterator[dict[str, Any]]], None]] | None = None
     accumulate: int = 1
     checkpoint_every: int = 1000
     monitor: str | None = None
     monitor_mode: Literal["min", "max"] = "min"
 
     def __post_init__(self) -> None:
-        self.settings, self.init_from = self.settings or {}, self.init_from or {}
+        self.settings, self.init_from, self.begin = (
+            self.settings or {},
+            self.init_from or {},
+            self.begin or {},
+        )
         for name in ("num_batches", "num_validations", "accumulate", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")

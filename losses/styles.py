@@ -54,11 +54,19 @@ class SampledInversionError(InversionError):
 
 
 class StyleDistortion(Term):
-    """|w_hat - w|^2 of what a codec decodes and what its encoder found: summed over styles, mean over images."""
+    """|w_hat - w|^2 of what a codec decodes and what its encoder found: summed over styles, mean over images.
 
-    reads = ("extras.offsets", "extras.offsets_hat")
+    Args:
+        decoded: what is decoded: ``"offsets_hat"``, of all layers; ``"offsets_filled"``, of the first, with the entropy
+            model's means for the rest. Trained for bits alone, that model has never seen its own means.
+    """
+
+    def __init__(self, decoded: str = "offsets_hat"):
+        super().__init__()
+        self.reads = ("extras.offsets", f"extras.{decoded}")
+        self.decoded = decoded
 
     def forward(self, output: CodecOutput, batch: dict) -> Tensor:
         """Scalar >= 0."""
-        error = output.extras["offsets_hat"].float() - output.extras["offsets"].float()
+        error = output.extras[self.decoded].float() - output.extras["offsets"].float()
         return error.square().sum((1, 2)).mean()

@@ -317,3 +317,17 @@ def test_flips_are_extrapolated_in_proportion() -> None:
         attention_flips.figures(rows(0.7))
     with pytest.raises(ValueError, match="take more pictures"):
         attention_flips.figures(rows(1.0)[:2])
+
+
+def test_a_shortcut_begins_as_the_linear_function_and_is_exact_with_it() -> None:
+    torch.manual_seed(0)
+    given = [torch.randn(3, 7, 5), torch.randn(3, 1, 6)]
+    with_shortcut = TokenParameters([(7, 5), (1, 6)], 9, 4, width=24, heads=3, shortcut=True)
+    nn.init.normal_(with_shortcut.shortcut.mean.weight)
+    torch.testing.assert_close(with_shortcut(*given), with_shortcut.shortcut(*given))
+    nn.init.normal_(with_shortcut.leave.weight)
+    lively(with_shortcut)
+    exact = Exact()
+    whole = exact(with_shortcut, *given)
+    torch.testing.assert_close(whole.float(), with_shortcut(*given), atol=1e-3, rtol=1e-3)
+    assert torch.equal(whole[1:2], exact(with_shortcut, *(x[1:2] for x in given)))

@@ -135,7 +135,7 @@ def test_transformer_reads_a_latent_as_an_image():
         (PIXELS, {"entry_stride": 8}, "not for pixels"),
         (latent(16), {"max_stride": 16}, "leaves nothing of 'test_resnet' behind stride 16"),
         (PIXELS, {"max_stride": 1}, "leaves nothing"),
-        (latent(16), {"norm": "batch"}, "`norm` is 'batch'; it can be 'own' or 'group'"),
+        (latent(16), {"norm": "batch"}, "`norm` is 'batch'; it can be 'own', 'frozen' or 'group'"),
         (PIXELS, {"norm": "group", "pretrained": True}, "`norm: group` drops"),
         (PIXELS, {"backbone": "resnet19"}, "timm has no network 'resnet19'; close names:.*resnet18"),
         (latent(16), {"backbone": "test_vit"}, "in one piece.*`as_image: true`"),
@@ -219,6 +219,26 @@ def test_group_norm_makes_results_independent_of_the_batch(backbone):
     assert not any(isinstance(m, nn.BatchNorm2d) for m in features.modules())
     y = codes(8, batch=4)
     torch.testing.assert_close(features(y)[-1][:1], features(y[:1])[-1], atol=1e-5, rtol=1e-4)
+
+
+def test_frozen_batch_norm_stays_as_it_came(tmp_path):
+    net = timm.create_model("test_efficientnet")
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.weight.data.uniform_(0.5, 2)
+    path = tmp_path / "weights.pth"
+    torch.save(net.state_dict(), path)
+    own, frozen = (
+        TimmFeatures(PIXELS, "test_efficientnet", weights=path, norm=norm) for norm in ("own", "frozen")
+    )
+    x = torch.rand(2, 3, 64, 64)
+    # In training mode, too.
+    for a, b in zip(own.eval()(x), frozen.train()(x), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    shapes = lambda features: [p.shape for p in features.parameters() if p.dim() > 1]  # noqa: E731
+    assert shapes(own) == shapes(frozen)
+    assert not any("bn" in name for name, _ in frozen.named_parameters())
 
 
 def test_group_norm_takes_over_scale_and_activation():

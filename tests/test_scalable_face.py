@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -21,8 +21,10 @@ from lightning_modules.init_from import load_into, read_weights
 from lightning_modules.parts import Parts
 from losses.bits_per_image import BitsPerImage
 from losses.embedding import EmbeddingDistance
+from losses.perceptual import Perceptual
 from losses.styles import InversionError, StyleDistortion
 from models.codecs.identity import Identity
+from models.codecs.principal_axes import principal_axes
 from models.codecs.refined import refined
 from models.codecs.scalable_face import ScalableFace
 from models.entropy.factorized_tokens import FactorizedTokens
@@ -133,6 +135,11 @@ def test_only_the_pictures_that_are_asked_for_are_drawn() -> None:
     last = codec(x, keys=torch.zeros(1, dtype=torch.long))
     assert list(last.pixels_by_layer) == ["enhanced"]
     torch.testing.assert_close(last.x_hat, every.x_hat)
+    codec.pictures = "ends"
+    ends = codec(x, keys=torch.zeros(1, dtype=torch.long))
+    assert list(ends.pixels_by_layer) == ["basic", "enhanced"]
+    torch.testing.assert_close(ends.pixels_by_layer["basic"], every.pixels_by_layer["basic"])
+    torch.testing.assert_close(ends.x_hat, every.x_hat)
     codec.pictures = "none"
     assert codec(x).x_hat is None
 
@@ -167,6 +174,25 @@ def test_the_bottleneck_begins_as_a_quantiser_of_its_step() -> None:
     assert error.square().mean().item() == pytest.approx(0.5**2 / 12, rel=0.3)
 
 
+def test_the_bottleneck_may_begin_on_principal_axes() -> None:
+    codec = made()
+    # Styles of few dimensions, which random axes miss.
+    table = torch.randn(5, codec.synthesis.num_styles * codec.synthesis.style_dim)
+    codec.inversion = nn.Sequential(nn.Flatten(), nn.Linear(3, 5), nn.Linear(5, table.shape[1], bias=False))
+    codec.inversion[2].weight.data = table.T
+    codec.inversion.append(nn.Unflatten(1, (codec.synthesis.num_styles, -1)))
+    draws = iter([{"image": torch.rand(20, 3, 1, 1)} for _ in range(10)])
+    principal_axes(codec.train(), draws, pictures=100)
+    assert codec.training
+    assert len(list(draws)) == 5
+    offsets = codec.offsets(torch.rand(50, 3, 1, 1))
+    tokens = codec.tokens(offsets)
+    torch.testing.assert_close(codec.decoded_offsets(tokens), offsets, atol=1e-3, rtol=1e-3)
+    # Of the quantiser's step, where anything is left to say; of three dimensions, that is on three axes.
+    error = (codec.decoded_offsets([t.round() for t in tokens]) - offsets).square().sum((1, 2)).mean()
+    assert error < 3 * len(tokens) * codec.step**2 / 4
+
+
 def test_refinement_gains_by_its_own_measure_and_keeps_the_files() -> None:
     codec = made().requires_grad_(False)
     x = torch.rand(2, 3, 40, 32)
@@ -194,10 +220,39 @@ def test_refinement_gains_by_its_own_measure_and_keeps_the_files() -> None:
     assert sum(map(len, idle.compress(x[:1])[0].strings.values())) <= sum(
         map(len, bitstreams["plain"][0].strings.values())
     )
+    # At a smaller side it sees smaller pictures, of the same shape.
+    seen = []
+
+    def small_teacher(original: Tensor) -> Callable[[Tensor], Tensor]:
+        seen.append(original.shape)
+        return teacher(original)
+
+    smaller = refined(codec, 2, small_teacher, side=20)
+    assert (
+        codec.decompress([codec.parse(smaller.serialise(b)) for b in smaller.compress(x)]).x_hat.shape
+        == x.shape
+    )
+    assert seen == [(2, 3, 20, 16)]
     with pytest.raises(ValueError, match="steps=0 of refinement must be at least 1"):
         refined(codec, 0, teacher)
     with pytest.raises(ValueError, match="lr=-1"):
         refined(codec, 1, teacher, lr=-1)
+
+
+def test_an_encoder_of_small_pictures_sees_no_finer_detail() -> None:
+    class Features(nn.Module):
+        channels = (3,)
+
+        def forward(self, x: Tensor) -> list[Tensor]:
+            assert x.shape[-1] == 32
+            return [x]
+
+    encoder = Inversion(
+        4, 4, features=lambda spec: Features(), size=8, enlarged=32, split=(4,), width=2, hidden=4
+    )
+    x = torch.rand(2, 3, 24, 24)
+    small = F.interpolate(x, (8, 8), mode="bilinear", antialias=True)
+    torch.testing.assert_close(encoder(x), encoder(small))
 
 
 # -- terms
@@ -232,7 +287,16 @@ def test_terms_of_styles_and_embeddings() -> None:
 
     assert InversionError()(output, {}, Encoder()).item() == pytest.approx(slow / 24, rel=1e-5)
     assert seen[0].max() == 1.0
+    output.extras["offsets_filled"] = wanted + 1
+    assert StyleDistortion("offsets_filled")(output, {}).item() == pytest.approx(12)
     batch = {"image": torch.rand(2, 3, 8, 8)}
+    identity, basic = (lambda x: [x]), torch.rand(2, 3, 8, 8)
+    output.pixels_by_layer = {"basic": basic}
+    alone = CodecOutput((8, 8), x_hat=basic)
+    assert Perceptual(identity, layer="basic").reads == ("pixels@basic",)
+    torch.testing.assert_close(
+        Perceptual(identity, layer="basic")(output, batch), Perceptual(identity)(alone, batch)
+    )
     cosines = []
     for a, b in zip(output.x_hat.flatten(1), batch["image"].flatten(1), strict=True):
         cosines.append(float(a @ b) / math.sqrt(float(a @ a) * float(b @ b)))
@@ -296,9 +360,18 @@ TINY = (
 
 @pytest.mark.slow
 def test_the_whole_chain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tmp_path / "run"
-    with mock.patch.dict(os.environ):
+    run, begun = tmp_path / "run", []
+
+    def beginning(codec: ScalableFace, batches: Iterator[dict]) -> None:
+        begun.append(next(batches)["image"])
+        principal_axes(codec, batches)
+
+    with mock.patch.dict(os.environ), mock.patch("models.codecs.principal_axes.principal_axes", beginning):
         train.train(compose_config("experiment=scalable_face_portraits", *TINY), run)
+    # Once, on pictures as training sees them.
+    assert len(begun) == 1
+    assert begun[0].shape == (8, 3, 32, 32)
+    assert 0.3 < begun[0].max() <= 1
     summary = json.loads((run / "summary.json").read_text())
     stages = {stage["name"]: stage["metrics"] for stage in summary["stages"]}
     assert list(stages) == ["prior", "inversion", "inversion_pictures", "bottleneck", "heads", "joint"]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.codecs.around import Around
@@ -16,9 +17,10 @@ from models.outputs import CodecOutput
 class RefinedFace(Around):
     """A scalable face codec whose tokens are found by ``steps`` of Adam on  bits + weight * d, from its encoder's on.
 
-    The first half of the steps moves tokens that are not rounded, for d alone: rounded from the beginning, they stay
-    where they are. The second half rounds, and pays for bits. What comes out is kept for the images that it is better
-    for by that measure. A step costs a pass through generator and teacher, and back. Files are the codec's.
+    The first half of the steps draws tokens that are not rounded: rounded from the beginning, they stay where they are.
+    The second half rounds. Both pay for bits: what wandered off for d alone does not find back. What comes out is kept
+    for the images that it is better for by that measure. A step costs a pass through generator and teacher, and back.
+    Files are the codec's.
 
     Args:
         codec: a ``models.codecs.scalable_face.ScalableFace`` in evaluation mode.
@@ -27,6 +29,8 @@ class RefinedFace(Around):
             features or identities. A fair judge of the files is another one.
         lr: of Adam, in steps of the quantiser.
         weight: bits that a unit of d is worth.
+        side: longer side that pictures are compared at, in pixels, where theirs is larger; ``None``: their own. A
+            generator's time grows with it.
         on_step: called after every step, from whatever thread.
 
     Raises:
@@ -44,26 +48,30 @@ class RefinedFace(Around):
         *,
         lr: float = 0.2,
         weight: float = 1000.0,
+        side: int | None = None,
         on_step: Callable[[], None] = lambda: None,
     ):
         super().__init__(codec)
         if steps < 1:
             raise ValueError(f"steps={steps} of refinement must be at least 1")
-        for name, value in (("lr", lr), ("weight", weight)):
-            if value <= 0:
+        for name, value in (("lr", lr), ("weight", weight), ("side", side)):
+            if value is not None and value <= 0:
                 raise ValueError(f"{name}={value} of refinement must be above 0")
         self.steps, self.teacher = steps, teacher
-        self.lr, self.weight, self.on_step = lr, weight, on_step
+        self.lr, self.weight, self.side, self.on_step = lr, weight, side, on_step
         self.seconds: list[float] = []
 
     def found(self, x: Tensor) -> list[Tensor]:
         """Tokens of every layer, (B, tokens, channels), for pictures (B, 3, H, W) in [0, 1]."""
-        start, size = time.perf_counter(), tuple(x.shape[-2:])
+        start = time.perf_counter()
         # Files are coded in inference mode, whose tensors know no gradients.
         with torch.inference_mode(False), torch.enable_grad():
             x = x.detach().clone()
-            compare = self.teacher(x)
             first = [y.detach().clone() for y in self.codec.tokens(self.codec.offsets(x))]
+            if self.side is not None and max(x.shape[-2:]) > self.side:
+                size = [max(1, round(length * self.side / max(x.shape[-2:]))) for length in x.shape[-2:]]
+                x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
+            compare, size = self.teacher(x), tuple(x.shape[-2:])
             tokens = [y.clone().requires_grad_() for y in first]
             # The same for every image: each is refined as it would be alone.
             keys = torch.zeros(len(x), dtype=torch.int64, device=x.device)
@@ -91,11 +99,9 @@ class RefinedFace(Around):
         rounded: bool = True,
     ) -> Tensor:
         """What each image's tokens cost, (B,): under noise with keys, as they will be coded without."""
-        if not rounded:
-            (picture,) = self.codec.drawn([self.codec.decoded_offsets(tokens)], size)
-            return self.weight * compare(picture.clamp(0, 1))
         output = self.codec.estimate(tokens, size, keys)
-        (picture,) = self.codec.drawn([output.extras["offsets_hat"]], size)
+        offsets = output.extras["offsets_hat"] if rounded else self.codec.decoded_offsets(tokens)
+        (picture,) = self.codec.drawn([offsets], size)
         return sum(output.bits.values()) + self.weight * compare(picture.clamp(0, 1))
 
     def _forward(self, x: Tensor, rate: float | None, keys: Tensor | None) -> CodecOutput:

@@ -18,9 +18,9 @@ from models.outputs import Bitstream, CodecOutput, LatentSpec, Layer
 from models.stylegan2.inversion import shared_out
 from models.stylegan2.synthesis import Synthesis
 
-Pictures = Literal["every", "last", "none", "inverted"]
-"""Which pictures ``forward`` makes: one for every layer; of all layers alone; none; or, to train the encoder before
-there is a bottleneck, one of the very styles that it found."""
+Pictures = Literal["every", "ends", "last", "none", "inverted"]
+"""Which pictures ``forward`` makes: one for every layer; of the first layer and of all; of all layers alone; none; or,
+to train the encoder before there is a bottleneck, one of the very styles that it found."""
 
 
 class ScalableFace(Codec):
@@ -60,7 +60,7 @@ class ScalableFace(Codec):
     The paper's code is not public: bottleneck, sizes and the entropy model's form are ours.
     """
 
-    gives = ("bits", "pixels", "extras.offsets", "extras.offsets_hat")
+    gives = ("bits", "pixels", "extras.offsets", "extras.offsets_hat", "extras.offsets_filled")
     encoder = ("inversion", "down")
     decoder = ("up", "synthesis")
     refinement = RefinedFace
@@ -92,7 +92,7 @@ class ScalableFace(Codec):
                     f"groups: {name} has {dict(group)}, must have {sorted(wanted)}, all at least 1"
                 )
         self.synthesis, self.inversion = synthesis, inversion(synthesis.num_styles, synthesis.style_dim)
-        self.noise, self.pictures = noise, pictures
+        self.noise, self.pictures, self.step = noise, pictures, step
         self.layers = tuple(Layer(name) for name in groups)
         self.styles = shared_out(synthesis.num_styles, [group["styles"] for group in groups.values()])
         self.shapes = [(group["tokens"], group["channels"]) for group in groups.values()]
@@ -124,6 +124,9 @@ class ScalableFace(Codec):
         offsets = self.offsets(x)
         output = self.estimate(self.tokens(offsets), tuple(x.shape[-2:]), keys)
         output.extras["offsets"] = offsets
+        with torch.autocast(offsets.device.type, enabled=False):
+            first = list(output.latents.values())[:1]
+            output.extras["offsets_filled"] = self.decoded_offsets(self._completed(first, keys))
         if self.pictures == "inverted":
             output.x_hat = self.drawn([offsets], output.size)[0]
         elif self.pictures != "none":
@@ -210,9 +213,11 @@ class ScalableFace(Codec):
         return x[..., : size[0], : size[1]].chunk(len(offsets))
 
     def show(self, output: CodecOutput, keys: Tensor | None) -> None:
-        """Put pictures of an output's latents into it: of the first layer, of the first two...; or the last alone."""
+        """Put pictures of an output's latents into it: of the first layer, of the first two..., or of some of these."""
         names, y_hats = list(output.latents), list(output.latents.values())
-        counts = range(len(names) if self.pictures == "last" else 1, len(names) + 1)
+        counts = list(range(1, len(names) + 1))
+        if self.pictures in ("last", "ends"):
+            counts = counts[-1:] if self.pictures == "last" else sorted({1, counts[-1]})
         with torch.autocast(y_hats[0].device.type, enabled=False):
             offsets = [self.decoded_offsets(self._completed(y_hats[:count], keys)) for count in counts]
         for count, picture in zip(counts, self.drawn(offsets, output.size), strict=True):

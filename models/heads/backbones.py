@@ -10,6 +10,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import timm
+from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from models.heads.norms import batch_norm_to_group_norm
@@ -24,7 +25,7 @@ def create_backbone(
     *,
     pretrained: bool = False,
     weights: str | os.PathLike[str] | None = None,
-    norm: Literal["own", "group"] = "own",
+    norm: Literal["own", "frozen", "group"] = "own",
     arguments: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Build a timm network.
@@ -37,7 +38,8 @@ def create_backbone(
             ``mean`` and ``std`` are then those that the package's weights were trained with.
         norm: ``"own"`` keeps the network's normalisation, ``"group"`` replaces batch norm by group norm, so
             that batch size and ranks do not change results; not for pretrained weights, whose statistics
-            it would lose.
+            it would lose. ``"frozen"`` keeps batch norm as the weights bring it, while all else trains: with pretrained
+            weights, where batches are small or of several kinds of pictures.
         arguments: further arguments of ``timm.create_model``, e.g. ``{drop_path_rate: 0.1}``.
 
     Raises:
@@ -51,8 +53,8 @@ def create_backbone(
     if ":" not in backbone and not timm.is_model(backbone):
         close = difflib.get_close_matches(backbone, timm.list_models(), n=5)
         raise ValueError(f"timm has no network {backbone!r}; close names: {close}")
-    if norm not in ("own", "group"):
-        raise ValueError(f"`norm` is {norm!r}; it can be 'own' or 'group'")
+    if norm not in ("own", "frozen", "group"):
+        raise ValueError(f"`norm` is {norm!r}; it can be 'own', 'frozen' or 'group'")
     if norm == "group" and (pretrained or weights):
         raise ValueError(
             "`norm: group` drops the statistics that pretrained weights rely on: use `norm: own` with them"
@@ -75,18 +77,21 @@ def create_backbone(
             raise ValueError(f"{path} does not hold the weights of {backbone!r}: {reason}") from error
         net.pretrained_cfg.pop("state_dict", None)  # or every copy of the network would copy it
         _check_loaded(net, stored, path, backbone)
-        return net
+        return freeze_batch_norm_2d(net) if norm == "frozen" else net
     if pretrained:
         try:
             with _hub_that_fails_fast():
-                return timm.create_model(backbone, pretrained=True, **arguments)
+                net = timm.create_model(backbone, pretrained=True, **arguments)
         except OSError as error:  # of which huggingface_hub's and urllib's are subclasses
             raise RuntimeError(
                 f"pretrained weights of {backbone!r} are neither in the local cache nor downloadable from "
                 "here: give `weights: FILE` (a timm checkpoint), copy the cache (HF_HOME) from a machine "
                 "with a network, or set `pretrained: false`"
             ) from error
-    net = timm.create_model(backbone, **arguments)
+    else:
+        net = timm.create_model(backbone, **arguments)
+    if norm == "frozen":
+        return freeze_batch_norm_2d(net)
     return batch_norm_to_group_norm(net) if norm == "group" else net
 
 

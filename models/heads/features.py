@@ -42,7 +42,8 @@ class TimmFeatures(nn.Module):
         max_stride: drop levels coarser than this.
         as_image: pass the latent through the whole network, as a picture of M channels. For transformers add
             ``backbone_args: {patch_size: 1, img_size: 16, dynamic_img_size: true}``.
-        norm: ``"own"``, or ``"group"`` to replace the backbone's batch norm by group norm.
+        norm: ``"own"``, ``"group"`` to replace the backbone's batch norm by group norm, or ``"frozen"`` to keep its
+            statistics and factors as the weights bring them.
         backbone_args: further arguments of ``timm.create_model``; ``{strict_img_size: false}`` for swin.
 
     Attributes:
@@ -71,7 +72,7 @@ class TimmFeatures(nn.Module):
         entry_stride: int | None = None,
         max_stride: int | None = None,
         as_image: bool = False,
-        norm: Literal["own", "group"] = "own",
+        norm: Literal["own", "frozen", "group"] = "own",
         backbone_args: Mapping[str, Any] | None = None,
     ):
         super().__init__()

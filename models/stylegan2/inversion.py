@@ -26,6 +26,8 @@ class Inversion(nn.Module):
         features: builds the backbone, called as ``features(spec)`` with the spec of pixels; returns maps, fine to
             coarse, and publishes their ``channels`` (TimmFeatures). The last of them are used.
         size: side that pictures are resized to, in pixels.
+        enlarged: side that they are then enlarged to for the backbone, ``None``: not at all. So an encoder that learned
+            on a generator's small pictures sees no finer detail elsewhere, and its maps are still fine.
         split: how many styles each level gives, coarse to fine; of one ``None``: all that are left.
         width: channels of the pyramid.
         grid: cells a side that features are averaged in: where something is, is lost in one average.
@@ -45,6 +47,7 @@ class Inversion(nn.Module):
         *,
         features: Callable[[LatentSpec], nn.Module],
         size: int = 256,
+        enlarged: int | None = None,
         split: Sequence[int | None] = (3, 4, None),
         width: int = 64,
         grid: int = 4,
@@ -52,6 +55,7 @@ class Inversion(nn.Module):
     ):
         super().__init__()
         self.num_styles, self.style_dim, self.size = num_styles, style_dim, size
+        self.enlarged = enlarged or size
         self.split = shared_out(num_styles, split)
         self.features = features(PIXELS)
         channels = list(self.features.channels)[::-1][: len(self.split)]
@@ -77,10 +81,12 @@ class Inversion(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Offsets (B, num_styles, style_dim) of square pictures (B, 3, S, S) in [0, 1], of any S."""
-        if tuple(x.shape[-2:]) != (self.size, self.size):
-            # In float32: torch resizes no bfloat16 like this.
-            shape = self.size, self.size
-            x = F.interpolate(x.float(), shape, mode="bilinear", align_corners=False, antialias=True)
+        for side in (self.size, self.enlarged):
+            if tuple(x.shape[-2:]) != (side, side):
+                # In float32: torch resizes no bfloat16 like this.
+                x = F.interpolate(
+                    x.float(), (side, side), mode="bilinear", align_corners=False, antialias=True
+                )
         maps, merged, found = self.features(x)[::-1], None, []
         for level, lateral, head in zip(maps, self.lateral, self.heads, strict=False):
             own = lateral(level)

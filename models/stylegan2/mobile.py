@@ -47,13 +47,17 @@ class Separable(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.register_buffer("noise", torch.zeros(side, side))
 
-    def forward(self, x: Tensor, style: Tensor, noise: bool, skipped: int) -> Tensor:
-        """(B, inputs, h, w) to (B, outputs, h, w); of so many ``skipped`` doublings the maps are that much smaller."""
-        x = x * self.style(style)[:, :, None, None]
+    def forward(self, x: Tensor, scales: Tensor, noise: bool, skipped: int) -> Tensor:
+        """(B, inputs, h, w), to be multiplied by ``scales`` (B, inputs), to (B, outputs, h, w).
+
+        Of so many ``skipped`` doublings the maps are that much smaller.
+        """
+        x = x * scales[:, :, None, None]
         x = F.conv2d(x, narrowed(self.depthwise, skipped).to(x.dtype), padding=1, groups=x.shape[1])
-        x = F.conv2d(x, self.pointwise) + self.bias[:, None, None]
+        x = F.conv2d(x, self.pointwise, self.bias)
         if noise:
-            x = x + F.avg_pool2d(self.noise[None, None], 2**skipped)
+            # In its own precision, a map would turn all that follows into float32.
+            x = x + F.avg_pool2d(self.noise[None, None], 2**skipped).to(x.dtype)
         return F.leaky_relu(x, SLOPE)
 
 
@@ -76,9 +80,20 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, styles: Tensor, noise: bool, skipped: int) -> Tensor:
         """(B, inputs, h, w) and styles (B, 3, style_dim) to (B, outputs, 2h, 2w); (h, w) where it is ``skipped``."""
-        up, first, second = styles.unbind(1)
-        x = x * self.up(up)[:, :, None, None]
-        x = x[:, : x.shape[1] // 4] / 2 if skipped else inverse_haar(x)
+        up, first, second = (
+            self.up(styles[:, 0]),
+            self.conv1.style(styles[:, 1]),
+            self.conv2.style(styles[:, 2]),
+        )
+        if skipped:
+            # Means alone are left, and one product does for two.
+            means = x.shape[1] // 4
+            x, first = x[:, :means], first * up[:, :means] / 2
+        else:
+            x = inverse_haar(x * up[:, :, None, None])
+            if x.dtype == torch.bfloat16:
+                # The one order in which a CPU multiplies in it quickly; what follows keeps it.
+                x = x.contiguous(memory_format=torch.channels_last)
         return self.conv2(self.conv1(x, first, noise, skipped), second, noise, skipped)
 
 
@@ -145,7 +160,7 @@ class MobileSynthesis(Synthesis):
         """What is made a picture: (B, C, s, s), with s the smaller of ``size`` and half of the full one."""
         x = self.const * self.start_style(styles[:, 0])[:, :, None, None]
         x = F.conv2d(x, self.start, self.start_bias, padding=1)
-        x = F.leaky_relu(x + self.start_noise if noise else x, SLOPE)
+        x = F.leaky_relu(x + self.start_noise.to(x.dtype) if noise else x, SLOPE)
         for i, layer in enumerate(self.layers):
             skipped = max(0, 3 + i - (size.bit_length() - 1))
             x = layer(x, styles[:, 1 + 3 * i : 4 + 3 * i], noise, skipped)

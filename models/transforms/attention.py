@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.entropy.exact_attention import Product
+from models.transforms.linear_tokens import LinearTokenParameters
 
 
 class Attention(nn.Module):
@@ -92,6 +93,8 @@ class TokenParameters(nn.Module):
         width: of the blocks.
         heads: a divisor of it.
         depth: number of blocks.
+        shortcut: add what a linear function of all tokens before says (``LinearTokenParameters``), and begin with that
+            alone: with few examples, attention finds it late or never.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class TokenParameters(nn.Module):
         width: int = 64,
         heads: int = 4,
         depth: int = 2,
+        shortcut: bool = False,
     ):
         super().__init__()
         self.given, self.length = tuple((count, inputs) for count, inputs in given), length
@@ -113,6 +117,11 @@ class TokenParameters(nn.Module):
         self.norm, self.leave = nn.LayerNorm(width), nn.Linear(width, 2 * channels)
         # Scales begin at 1: from below the smallest of the table, training takes long to find them.
         nn.init.ones_(self.leave.bias.data[:channels])
+        self.shortcut: LinearTokenParameters | None = None
+        if shortcut:
+            self.shortcut = LinearTokenParameters(self.given, length, channels)
+            nn.init.zeros_(self.leave.weight)
+            nn.init.zeros_(self.leave.bias)
         self.register_buffer("mask", block_causal(lengths), persistent=False)
 
     def forward(self, *given: Tensor) -> Tensor:
@@ -131,7 +140,8 @@ class TokenParameters(nn.Module):
         x = torch.cat([torch.cat(entered, 1) + self.positions[: -self.length], queries], 1)
         for block in self.blocks:
             x = block(x, self.mask)
-        return self.leave(self.norm(x[:, -self.length :]))
+        found = self.leave(self.norm(x[:, -self.length :]))
+        return found if self.shortcut is None else found + self.shortcut(*tokens)
 
 
 def block_causal(lengths: Sequence[int]) -> Tensor:
