@@ -38,8 +38,8 @@ from benchmarks.face_points import (
 from benchmarks.record import ROOT, write
 from benchmarks.runs import train
 from launch.overrides import quoted
+from models.codecs.downscaled import Downscaled
 from models.codecs.refined import Teacher, refined
-from models.codecs.standard.downscaled import Downscaled
 from models.feature_maps import feature_distance, unit_features
 from models.pretrained import load
 from pictures.finding import below
