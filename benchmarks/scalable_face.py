@@ -230,7 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "training faces and their mirrored ones; the transformer holds the linear model as a shortcut. The form and "
         "the weight of refinement were chosen by looks at up to ten of the test faces, so refined rows carry no claim; "
         "lmbda by the bits of all test faces. Rows were made one by one and gathered by this command, which has not "
-        "run from an empty folder. Seconds are of this machine, shared and on one thread. The stages heads and joint are left out, no task is read from the first "
+        "run from an empty folder. Seconds are of this machine, "
+        "shared and on one thread. The stages heads and joint are left out, no task is read from the first "
         "layer, and the generator is compared with the package's own file in the tests alone."
     )
     lengths = (
