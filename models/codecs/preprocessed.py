@@ -30,7 +30,7 @@ class Preprocessed(Codec):
 
     Args:
         filter: (pictures (B, 3, H, W) in [0, 1], level in [0, 1] from the lowest rate to the highest) -> filtered
-            pictures, not clamped.
+            pictures, not clamped. One that is of use before it is trained says so (``ready``).
         proxy: imitates the codec, holds it, and says which rates there are.
         mode: in training, where values and gradients come from (models/codecs/proxies/bridge.py); an attribute that a
             stage's ``settings`` may change.
@@ -55,8 +55,7 @@ class Preprocessed(Codec):
         self.mode = mode
         self.layers, self.rates, self.rate_step = self.codec.layers, proxy.rates, self.codec.rate_step
         self.file_suffix = self.codec.file_suffix
-        # A rule without weights is of use as it is, whatever its proxy.
-        self.learned = any(True for _ in filter.parameters())
+        self.trained = getattr(filter, "ready", False)
 
     @property
     def codec(self) -> StandardCodec:

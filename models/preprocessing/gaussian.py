@@ -9,23 +9,25 @@ REACH = 8
 
 
 class Gaussian(nn.Module):
-    """The same blur everywhere and at every rate; nothing learns.
+    """The same blur everywhere and at every rate. It is of use as it is, and its sigma may learn.
 
     Args:
-        sigma: in pixels.
+        sigma: in pixels, at first.
 
     Raises:
         ValueError: ``sigma`` is not above 0, or looks too far.
     """
 
+    ready = True
+
     def __init__(self, sigma: float):
         super().__init__()
         check_sigma(sigma)
-        self.sigma = sigma
+        self.sigma = nn.Parameter(torch.tensor(float(sigma)))
 
     def forward(self, x: Tensor, level: float) -> Tensor:
         """(B, 3, H, W) in [0, 1], of any size, to float32 of the same shape; ``level`` is not needed."""
-        return blurred(x, torch.tensor(self.sigma))
+        return blurred(x, self.sigma)
 
 
 def check_sigma(sigma: float) -> None:
