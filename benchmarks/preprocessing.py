@@ -231,7 +231,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--images", type=int, default=900, help="of the test, evenly spaced, of HEVC half (default: 900)"
     )
     parser.add_argument(
-        "--refined-images", type=int, default=300, help="of the test of refinement, likewise (default: 300)"
+        "--refined-images",
+        type=int,
+        default=300,
+        help="of the test of refinement; 0 leaves that out (default: 300)",
     )
     parser.add_argument("--set", nargs="*", default=(), metavar="KEY=VALUE", help="overrides of the training")
     options = parser.parse_args(arguments)
@@ -245,8 +248,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows += read(standard, run, imagenet, root / f"{standard}_read", images)
         rows += faithful(standard, run, imagenet, images=50)
     run = root / "jpeg"
+    if options.refined_images:
+        rows += read("jpeg", run, imagenet, root / "jpeg_refined", options.refined_images, refine=True)
     rows += [
-        *read("jpeg", run, imagenet, root / "jpeg_refined", options.refined_images, refine=True),
         *refining(run, imagenet, images=8),
         *steps(run, turns=15),
     ]
