@@ -266,17 +266,21 @@ def test_figures_of_adaptation_are_those_of_the_record() -> None:
 def test_figures_of_the_filter_are_those_of_the_record() -> None:
     record = json.loads((ROOT / "benchmarks" / "results" / "preprocessing.json").read_text())
     figures = record["figures"]
-    for title, prefix, end in (
-        ("the filter, against JPEG |", "", ""),
-        ("the filter, against JPEG, payload alone |", "", "_payload"),
-        ("the filter, against the best of down-scaled JPEG |", "", "_vs_best_simple"),
-        ("filter and ten steps, against JPEG |", "refined_", ""),
-        ("filter and ten steps, against JPEG, payload alone |", "refined_", "_payload"),
+    for title, name in (
+        ("the filter, against JPEG |", "bd_rate_imagenet_jpeg_{}_kl"),
+        (
+            "the filter at two sizes, against JPEG at three |",
+            "bd_rate_imagenet_jpeg_{}_kl_scaled_vs_best_simple",
+        ),
+        ("a Gaussian blur, against JPEG |", "gaussian_bd_rate_imagenet_jpeg_{}_kl"),
+        ("the filter, against HEVC |", "bd_rate_imagenet_hevc_{}_kl"),
+        (
+            "the filter at two sizes, against HEVC at two |",
+            "bd_rate_imagenet_hevc_{}_kl_scaled_vs_best_simple",
+        ),
+        ("a Gaussian blur, against HEVC |", "gaussian_bd_rate_imagenet_hevc_{}_kl"),
     ):
-        names = [
-            f"{prefix}bd_rate_imagenet_jpeg_{head}_kl{end}"
-            for head in ("lite0", "lite1_unseen", "lite2_unseen")
-        ]
+        names = [name.format(head) for head in ("lite0", "lite1_unseen", "lite2_unseen")]
         assert cells_of(title) == [
             f"{figures[name]:+.1f} % ({figures[f'{name}_ci_low']:+.1f} to {figures[f'{name}_ci_high']:+.1f})"
             for name in names
