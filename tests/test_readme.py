@@ -272,6 +272,8 @@ def test_figures_of_the_filter_are_those_of_the_record() -> None:
             "the filter at two sizes, against JPEG at three |",
             "bd_rate_imagenet_jpeg_{}_kl_scaled_vs_best_simple",
         ),
+        ("filter and ten steps, against JPEG |", "refined_bd_rate_imagenet_jpeg_{}_kl"),
+        ("filter and ten steps at two sizes, against JPEG |", "refined_bd_rate_imagenet_jpeg_{}_kl_scaled"),
         ("a Gaussian blur, against JPEG |", "gaussian_bd_rate_imagenet_jpeg_{}_kl"),
         ("the filter, against HEVC |", "bd_rate_imagenet_hevc_{}_kl"),
         (
