@@ -74,7 +74,10 @@ def _name(row: Mapping[str, Any]) -> str:
 
 def best(points: Rows, upto: str, most: float, refined: bool) -> Mapping[str, Any] | None:
     """Of our points within a limit, the one that uses most of it."""
-    bits = lambda row: statistics.mean(row["payload_bits"])  # noqa: E731
+
+    def bits(row: Mapping[str, Any]) -> float:
+        return statistics.mean(row["payload_bits"])
+
     own = [
         row
         for row in points

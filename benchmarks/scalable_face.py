@@ -229,9 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "one seed. Refined files are of the first images alone. Entropy models learn on the same tokens, those of "
         "training faces and their mirrored ones; the transformer holds the linear model as a shortcut. The form and "
         "the weight of refinement were chosen by looks at up to ten of the test faces, so refined rows carry no claim; "
-        "lmbda by the bits of all test faces. Rows were made one by one and gathered by this command, which has not "
-        "run from an empty folder. Seconds are of this machine, "
-        "shared and on one thread. The stages heads and joint are left out, no task is read from the first "
+        "lmbda by the bits of all test faces. Seconds are of this machine, shared and on one thread. The stages heads "
+        "and joint are left out, no task is read from the first "
         "layer, and the generator is compared with the package's own file in the tests alone."
     )
     lengths = (

@@ -78,7 +78,7 @@ def points_of(
     frozen: Mapping[str, Mapping[str, Any]] | None = None,
     labels: Mapping[str, Any],
     rates: Mapping[str, Sequence[float]],
-    scales: Sequence[float] | Mapping[str, Sequence[float]] = (1.0,),
+    scales: Sequence[float] | Mapping[str, Sequence[float]] = WHOLE,
     own_tasks: bool = True,
     refine: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[list[Point], list[Skipped], list[str]]:
@@ -103,6 +103,7 @@ def points_of(
         ValueError: something that cannot be found, loaded, or does not fit the data set.
     """
     notes: list[str] = []
+    by_name, standard = (scales, WHOLE) if isinstance(scales, Mapping) else ({}, scales)
     foreign = _foreign_heads(tasks, labels) + _frozen_heads(frozen or {}, labels)
     points: list[Point] = []
     skipped: list[Skipped] = []
@@ -112,13 +113,11 @@ def points_of(
         config = CODECS / f"{source}.yaml"
         if config.is_file():
             name = name or source
-            at = scales.get(name, WHOLE) if isinstance(scales, Mapping) else scales
-            found = _standard(name, config, foreign, rates.get(name), at)
+            found = _standard(name, config, foreign, rates.get(name), by_name.get(name, standard))
         else:
             runs = _runs(Path(source))
             models = [load(run, tasks=None if own_tasks or refine else ()) for run in runs]
             name = name or (Path(source).name if len(runs) > 1 else str(models[0].config["name"]))
-            at = scales.get(name, WHOLE) if isinstance(scales, Mapping) else WHOLE
             found = [
                 point
                 for model in models
@@ -127,7 +126,7 @@ def points_of(
                     model,
                     foreign,
                     rates.get(name),
-                    at,
+                    by_name.get(name, WHOLE),
                     labels,
                     notes,
                     own_tasks,
@@ -144,8 +143,7 @@ def points_of(
         else:
             points += found
             notes += _not_one_curve(name, found)
-    by_scale = scales if isinstance(scales, Mapping) else {}
-    for key, named in (("rates", rates), ("refine", refine or {}), ("scales", by_scale)):
+    for key, named in (("rates", rates), ("refine", refine or {}), ("scales", by_name)):
         if unknown := sorted(set(named) - known):
             raise ValueError(
                 f"{key} names {unknown}, which are no codecs of this call; there are {sorted(known)}"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchvision.models import get_model
 from torchvision.models.detection.image_list import ImageList
@@ -13,12 +14,14 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from datamodules.samples import Label
 from evaluation.set_metrics import Resampled, from_json, states_of, to_json
+from models.codecs.identity import Identity
 from models.heads.fcos import FCOS, decoded
 from models.heads.features import TimmFeatures
 from models.heads.torchvision_detectors import FasterRCNN, RetinaNet, TorchvisionFCOS
 from models.outputs import CodecOutput, LatentSpec
 from tasks.detection import Detection
 from tasks.mean_average_precision import THRESHOLDS, MeanAveragePrecision
+from tasks.own_detections import OwnDetections
 
 SIZE = (70, 90)
 PIXELS = LatentSpec("map", 3, "base", stride=1)
@@ -418,3 +421,37 @@ def test_boxes_are_drawn_where_they_are():
     assert picture[15, 10].any()
     assert not picture[15, 20].any()
     assert not picture[40:61, 40:61].any()  # too unsure
+
+
+class Bright(nn.Module):
+    """Two boxes in every picture, of classes 0 and 2, as sure as the picture is bright, and half as sure."""
+
+    def forward(self, x: Tensor, *, size: tuple[int, int]) -> Tensor:
+        return x.mean((1, 2, 3))
+
+    def detect(self, raw: Tensor, size: tuple[int, int]) -> list[dict[str, Tensor]]:
+        boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [20.0, 20.0, 30.0, 30.0]])
+        return [
+            {"boxes": boxes, "scores": torch.stack([one, one / 2]), "classes": torch.tensor([0, 2])}
+            for one in raw
+        ]
+
+
+def test_own_detections_are_those_that_the_detector_is_sure_of_in_the_original() -> None:
+    readable = Identity().readable
+    task = OwnDetections(
+        readable, {}, reads="pixels", head=lambda specs, num: Bright(), num_classes=3, sure=0.3
+    )
+    batch = {"image": torch.tensor([0.9, 0.5, 0.2])[:, None, None, None].expand(3, 3, 32, 32)}
+    truth = task.target_of(batch)
+    assert [one["classes"].tolist() for one in truth] == [[0, 2], [0], []]
+    assert truth[0]["boxes"].shape == (2, 4)
+    # The original itself, where the detector is sure of all that it finds, is read as it is.
+    decided = task.decide(task.predict(CodecOutput((32, 32), x_hat=batch["image"])), (32, 32))
+    metrics = task.metrics()
+    metrics.update(decided[:1], truth[:1])
+    assert metrics.compute()["map"] == 1
+    with pytest.raises(ValueError, match="sure=2 must be within 0..1"):
+        OwnDetections(readable, {}, reads="pixels", head=lambda *_: Bright(), num_classes=3, sure=2)
+    with pytest.raises(ValueError, match="num_classes=0 must be positive"):
+        OwnDetections(readable, {}, reads="pixels", head=lambda *_: Bright(), num_classes=0)
