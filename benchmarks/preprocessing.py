@@ -13,12 +13,9 @@ on. Needs the extra ``pretrained``.
 
 import argparse
 import itertools
-import json
-import os
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,34 +25,14 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from benchmarks import proxy_fidelity
+from benchmarks import preprocessing_ablation, preprocessing_detection, proxy_fidelity
+from benchmarks.preprocessing_points import SMALLER, Standard, bd_figures, measured, trained
 from benchmarks.record import ROOT, Figures, Rows, write
-from benchmarks.runs import evaluate, train
 from launch.overrides import quoted
 from models.codecs.refined import refined
 from models.pretrained import load
 from pictures.finding import below
 from pictures.reading import read_picture
-
-
-@dataclass(frozen=True)
-class Standard:
-    """A standard codec and the filter before it.
-
-    Args:
-        experiment: that trains the filter.
-        qualities: of the codec alone.
-        own: of the filter, ordered from the fewest bits.
-        scales: of its pictures.
-        share: of the test pictures that are read: some codecs take long.
-    """
-
-    experiment: str
-    qualities: Sequence[int]
-    own: Sequence[int]
-    scales: Sequence[float]
-    share: float = 1.0
-
 
 STANDARDS = {
     "jpeg": Standard(
@@ -68,19 +45,9 @@ STANDARDS = {
 MIDDLE = 18
 """Quality of JPEG at which refinement is timed."""
 STEPS = 10
-SMALLER = 0.7
-"""Side of the smaller pictures that are filtered."""
 HEADS = {"lite0": "lite0", "lite1": "lite1_unseen", "lite2": "lite2_unseen"}
 """{network: what figures call it}"""
 METRICS = ("kl", "nll")
-PREFIX = {"trained": "", "refined": "refined_", "gaussian": "gaussian_"}
-"""{codec: what its figures begin with}"""
-
-
-def trained(standard: str, photos: Path, run: Path, more: Sequence[str]) -> None:
-    """Train a filter, or the rest of it."""
-    arguments = [f"experiment={STANDARDS[standard].experiment}", f"data.root={quoted(photos)}"]
-    train(run, [*arguments, "+trainer.limit_test_batches=1", *more], os.cpu_count() or 1)
 
 
 def read(
@@ -88,32 +55,21 @@ def read(
 ) -> list[dict[str, Any]]:
     """Rows of a standard codec and of its filter at every quality and scale, and of evaluate.py's comparison."""
     setting, codec = STANDARDS[standard], "refined" if refine else "trained"
-    codecs, rates = (
-        [standard, f"{{{codec}: {quoted(run)}}}"],
-        {standard: setting.qualities, codec: setting.own},
+    codecs: dict[str, Path | str] = {standard: standard, codec: run}
+    rates = {standard: setting.qualities, codec: setting.own[:-1] if refine else setting.own}
+    if not refine:
+        codecs["gaussian"], rates["gaussian"] = f"preprocessed_{standard}_gaussian", setting.own
+    rows = measured(
+        out,
+        ["evaluation=imagenet_reading", f"data.root={quoted(imagenet)}"],
+        codecs=codecs,
+        anchors=[standard, f"{standard}+scaled"],
+        rates=rates,
+        scales={standard: setting.scales, codec: (1, SMALLER)},
+        images=images,
+        refine=f"{{refined: {{steps: {STEPS}, task: reads}}}}" if refine else "null",
     )
-    if refine:
-        rates[codec] = setting.own[:-1]
-    else:
-        codecs.append(f"{{gaussian: preprocessed_{standard}_gaussian}}")
-        rates["gaussian"] = setting.own
-    overrides = [
-        "evaluation=imagenet_reading", f"data.root={quoted(imagenet)}",
-        f"codecs=[{', '.join(codecs)}]",
-        f"anchors=[{standard}, {standard}+scaled]",
-        f"scales={{{standard}: {[*setting.scales]}, {codec}: {[1, SMALLER]}}}",
-        f"rates={{{', '.join(f'{name}: {[*values]}' for name, values in rates.items())}}}",
-        f"refine={f'{{refined: {{steps: {STEPS}, task: reads}}}}' if refine else 'null'}",
-        f"num_images={images}", f"cache={quoted(out.parent / 'cache')}",
-        "own_tasks=false", "metrics=[psnr]", "gallery=0", "complexity=false", "timed_images=0",
-    ]  # fmt: skip
-    kept = ("codec", "rate", "scale", "bpp", "bpp_payload", "psnr", "tasks", "ci95", "num_images")
-    rows = [
-        {"kind": "point", **{key: row[key] for key in kept if key in row}}
-        for row in evaluate(out, overrides)["rows"]
-    ]
-    rows += ({"kind": "bd", **row} for row in json.loads((out / "bd.json").read_text())["rows"])
-    return [{"standard": standard, **row} for row in rows]
+    return [{"set": "imagenet", "standard": standard, **row} for row in rows]
 
 
 def faithful(standard: str, run: Path, imagenet: Path, images: int) -> list[dict[str, Any]]:
@@ -155,7 +111,7 @@ def steps(run: Path, turns: int) -> list[dict[str, Any]]:
         adam = torch.optim.Adam(codec.filter.parameters(), lr=1e-4)
         seconds: dict[str, list[float]] = {"real_forward": [], "proxy_only": []}
         for _ in range(turns + 1):
-            for mode, measured in seconds.items():
+            for mode, of_mode in seconds.items():
                 codec.mode = mode
                 start = time.perf_counter()
                 output = codec.answer(
@@ -164,7 +120,7 @@ def steps(run: Path, turns: int) -> list[dict[str, Any]]:
                 adam.zero_grad()
                 (sum(output.bits.values()).log().sum() + compare(output.x_hat).sum()).backward()
                 adam.step()
-                measured.append(time.perf_counter() - start)
+                of_mode.append(time.perf_counter() - start)
         ratios = [a / b for a, b in zip(*(values[1:] for values in seconds.values()), strict=True)]
         found.append({"kind": "step", "codec": name, "ratios": ratios})
     return found
@@ -182,19 +138,10 @@ def figures(rows: Rows) -> Figures:
     """BD-rates against JPEG and against the best of its down-scaled ladders, by metric; and the proxy's fidelity."""
     found: dict[str, float | None] = {}
     for row in rows:
-        if row["kind"] != "bd" or row["codec"] not in PREFIX:
-            continue
-        head, _, metric = row["metric"].partition("/")
-        if head in HEADS and metric in METRICS:
-            name = f"{PREFIX[row['codec']]}bd_rate_imagenet_{row['standard']}_{HEADS[head]}_{metric}"
-            if row["rate_axis"] == "bpp_payload":
-                name += "_payload"
-            if row["ladder"] == "scaled":
-                name += "_scaled"
-            if row["anchor"] != row["standard"]:
-                name += "_vs_best_simple"
-            found[name] = row["bd_rate_percent"]
-            found[f"{name}_ci_low"], found[f"{name}_ci_high"] = row["ci95"] or (None, None)
+        if row["kind"] == "bd" and row["set"] == "imagenet":
+            head, _, metric = row["metric"].partition("/")
+            if head in HEADS and metric in METRICS:
+                found |= bd_figures(row, f"bd_rate_imagenet_{row['standard']}_{HEADS[head]}_{metric}")
     for standard, kind in itertools.product(STANDARDS, ("plain", "filtered")):
         of = [
             row
@@ -212,7 +159,7 @@ def figures(rows: Rows) -> Figures:
             found["refine_seconds_per_image"] = row["seconds_per_image"]
         elif row["kind"] == "step":
             found[f"step_cost_ratio_{row['codec']}"] = statistics.median(row["ratios"])
-    return found
+    return found | dict(preprocessing_detection.figures(rows)) | dict(preprocessing_ablation.figures(rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -236,6 +183,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=300,
         help="of the test of refinement; 0 leaves that out (default: 300)",
     )
+    parser.add_argument(
+        "--ablation-images",
+        type=int,
+        default=300,
+        help="of the test of the ablation; 0 leaves that out (default: 300)",
+    )
+    parser.add_argument(
+        "--coco",
+        nargs=2,
+        type=Path,
+        metavar=("COCO", "DETECTOR"),
+        help="folder of data=coco, and fastestdet.onnx: filters for a detector as well",
+    )
+    parser.add_argument(
+        "--coco-images", type=int, default=281, help="of its test, of HEVC half (default: 281)"
+    )
     parser.add_argument("--set", nargs="*", default=(), metavar="KEY=VALUE", help="overrides of the training")
     options = parser.parse_args(arguments)
     photos, imagenet, root = (path.absolute() for path in (options.photos, options.imagenet, options.out))
@@ -243,13 +206,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for standard in STANDARDS:
         run = root / standard
-        trained(standard, photos, run, options.set)
+        trained(STANDARDS[standard], photos, run, options.set)
         images = round(options.images * STANDARDS[standard].share)
         rows += read(standard, run, imagenet, root / f"{standard}_read", images)
         rows += faithful(standard, run, imagenet, images=50)
     run = root / "jpeg"
     if options.refined_images:
         rows += read("jpeg", run, imagenet, root / "jpeg_refined", options.refined_images, refine=True)
+    if options.ablation_images:
+        rows += preprocessing_ablation.rows(
+            photos, imagenet, root / "ablation", options.ablation_images, options.set
+        )
+    if options.coco:
+        coco, detector = (path.absolute() for path in options.coco)
+        rows += preprocessing_detection.rows(
+            coco, detector, root / "coco", root / "hevc", options.coco_images, options.set
+        )
     rows += [
         *refining(run, imagenet, images=8),
         *steps(run, turns=15),
@@ -260,10 +232,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "Lite0 taught the filters and the refinement; what it says of refined files carries no claim, for the encoder "
         "knows its answer. `_scaled` is the best at each rate of pictures at their own size and shrunk to "
         f"{100 * SMALLER:g} % of their sides, all of them filtered; best_simple is the standard codec likewise, "
-        "without a filter, JPEG also at 85 %. Intervals: "
-        "bootstrap over pictures; one seed. Seconds are of this machine, step costs ratios in one process."
+        "without a filter, JPEG of ImageNet's also at 85 %. `self_map` is by what a detector is sure of in the "
+        "original (0.3), `ap` by COCO's annotations; FastestDet taught those filters. The ablation's filters begin "
+        "next to the identity and learn for equally many batches, one for each quality for as many each; "
+        "straight_through has no gradient of bits. Intervals: bootstrap over pictures; one seed. Seconds are of this "
+        "machine, step costs ratios in one process."
     )
-    lengths = f"--images {options.images} --refined-images {options.refined_images}"
+    lengths = (
+        f"--images {options.images} --refined-images {options.refined_images} "
+        f"--ablation-images {options.ablation_images}"
+    )
+    if options.coco:
+        lengths += f" --coco COCO DETECTOR --coco-images {options.coco_images}"
     command = f"python -m benchmarks.preprocessing PHOTOS IMAGENET DIR {lengths}"
     if options.set:
         command += f" --set {' '.join(options.set)}"

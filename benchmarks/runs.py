@@ -18,6 +18,7 @@ def train(folder: Path, overrides: Sequence[str], threads: int) -> dict[str, Any
         begun = (folder / "config.yaml").is_file()
         arguments = [f"resume={quoted(folder)}"] if begun else [*overrides, f"run_dir={quoted(folder)}"]
         # A core a thread: two runs side by side get more done than one on both.
+        folder.parent.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         with (folder.parent / f"{folder.name}.log").open("a") as log:
             command = [sys.executable, "train.py", *arguments]

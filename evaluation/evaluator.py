@@ -22,7 +22,7 @@ from evaluation.devices import moved
 from evaluation.environment import processor
 from evaluation.failures import FAILURES, Failures, reason_of
 from evaluation.measures import PICTURE_METRICS, levels, picture_quality
-from evaluation.points import Point, identity
+from evaluation.points import Head, Point, identity
 from evaluation.set_metrics import states_of, to_json
 from models.counted import counted
 from models.threads import threads
@@ -131,6 +131,8 @@ class _Image:
     x: Tensor
     interleaved: Tensor
     """The same pixels in the layout of what standard codecs read: to change it costs as much as a JPEG."""
+    targets: dict[Head, Any] = field(default_factory=dict)
+    """What heads are judged by, once for all points: some ask a network for it."""
 
 
 class _Work:
@@ -243,10 +245,11 @@ class _Work:
             if not head.task.has_target(image.batch):
                 raise ValueError(f"nothing to judge {head.name!r} by: {head.task.misfit({})}")
             decided = moved(head.task.decide(head.predict(output), output.size), "cpu")
-            target = moved(head.task.target_of(image.batch), "cpu")
+            if head not in image.targets:
+                image.targets[head] = moved(head.task.target_of(image.batch), "cpu")
             heads[head.key] = {
                 "bpp": float(coded.bits_for(head.paid_layers(point.codec))) / pixels,
-                "states": to_json(states_of(self.fresh[head], decided, target)),
+                "states": to_json(states_of(self.fresh[head], decided, image.targets[head])),
             }
         return {"values": values, "heads": heads}
 

@@ -67,6 +67,11 @@ _TINY_ASKED = {"network": {"network": {"backbone": "test_efficientnet", "weights
 TINY["preprocessed_jpeg_informed"] = {"filter": {"sensitivity": _TINY_ASKED}}
 _TINY_PROXY = {"model": {"width": 4, "latent_channels": 6, "num_stages": 2}}
 TINY["preprocessed_hevc_informed"] = {"filter": {"sensitivity": _TINY_ASKED}, "proxy": _TINY_PROXY}
+_TINY_DETECTOR = {
+    "network": {"network": {"_target_": "tests.published.tiny_candidates", "file": "none is read"}}
+}
+TINY["preprocessed_jpeg_detector"] = {"filter": {"sensitivity": _TINY_DETECTOR}}
+TINY["preprocessed_hevc_detector"] = {"filter": {"sensitivity": _TINY_DETECTOR}, "proxy": _TINY_PROXY}
 TINY["preprocessed_hevc_gaussian"] = {"proxy": _TINY_PROXY}
 """Overrides that make a shipped codec small; codecs that are not named here are tested as they are."""
 SMALL_ARGUMENTS = {"N": 8, "M": 12, "groups": [4, 8]}

@@ -9,8 +9,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
+import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from models.heads.fastestdet import FastestDetDecode
 
 NUM_CLASSES = 80
 
@@ -61,6 +66,26 @@ def tiny_detector() -> Path:
     """A file for the whole session; a skip where onnx2torch is not installed."""
     pytest.importorskip("onnx2torch", reason="the extra `pretrained` is not installed: make pretrained")
     return write_detector(Path(tempfile.mkdtemp()) / "detector.onnx")
+
+
+class Candidates(nn.Module):
+    """Pictures to candidates, as FastestDet's decode gives them; for this no package is needed."""
+
+    def __init__(self):
+        super().__init__()
+        self.maps, self.decode = nn.Conv2d(3, 5 + NUM_CLASSES, 16, stride=16), FastestDetDecode()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        raw = self.maps(F.interpolate(x, (64, 64)))
+        objects, boxes, classes = raw.split([1, 4, NUM_CLASSES], 1)
+        return self.decode(torch.cat((objects.sigmoid(), boxes, classes.softmax(1)), 1), tuple(x.shape[-2:]))
+
+
+def tiny_candidates(**_: Any) -> Candidates:
+    """Whatever file is named, random weights, the same each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Candidates()
 
 
 def without_downloads(node: DictConfig, path: str = "") -> dict[str, Any]:

@@ -165,12 +165,31 @@ def test_sensitivity_says_what_small_errors_cost(images: Tensor) -> None:
     for wrong, message in (
         (lambda: OfClasses(0), "likeliest=0 must be at least 1"),
         (lambda: OfCandidates(0), "tolerance=0 must be above 0"),
+        (lambda: OfCandidates(sure=2), r"sure=2 must be within 0\.\.1"),
         (lambda: asked(probes=0), "probes=0 must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
             wrong()
     with pytest.raises(ValueError, match="no network to ask"):
         Sensitivity(None)(images)
+
+
+def test_a_picture_that_is_coded_at_several_rates_is_asked_about_once() -> None:
+    sensitivity = asked().eval()
+    calls = []
+    sensitivity.network.network.register_forward_hook(lambda *_: calls.append(1))
+    x, other = torch.rand(2, 1, 3, 16, 24)
+    first = sensitivity(x)
+    once = len(calls)
+    assert once
+    assert sensitivity(x.clone()) is first
+    assert len(calls) == once
+    assert not torch.equal(sensitivity(other), first)
+    assert len(calls) == 2 * once
+    assert not torch.equal(sensitivity(x + 1e-3), first)
+    assert len(calls) == 3 * once
+    torch.testing.assert_close(sensitivity.train()(x), first)
+    assert len(calls) == 4 * once
 
 
 def test_slopes_of_amplitudes_say_how_far_a_detector_s_answer_moves() -> None:
@@ -199,6 +218,9 @@ def test_slopes_of_amplitudes_say_how_far_a_detector_s_answer_moves() -> None:
     slopes = torch.autograd.functional.jacobian(lambda x: amplitudes(detector(x))[0], x, vectorize=True)
     predicted = 0.5 * 4 * (slopes.double() * error).sum((1, 2, 3, 4)).square().sum()
     assert predicted.item() == pytest.approx(cost.sum().item(), rel=0.02)
+    found = detector(x) | {"scores": torch.tensor([[0.9, 0.4, 0.01, 0.9, 0.9]])}
+    counted = OfCandidates(0.1, sure=0.4)(found).view(5, -1) / amplitudes(found).view(5, -1)
+    torch.testing.assert_close(counted.mean(1), torch.tensor([1, 0.5, 0, 1, 1.0]), atol=1e-3, rtol=0)
 
 
 def test_what_is_dropped_follows_sensitivity_and_the_rate() -> None:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 LEAST = 1e-6
 """Of a probability: the slope of its root has no bound."""
+SOFTNESS = 0.05
+"""Of the score from which candidates count."""
 
 
 class OfClasses:
@@ -38,15 +40,19 @@ class OfCandidates:
 
     Args:
         tolerance: by how much of its side a box may be off, one standard deviation.
+        sure: score at which a candidate counts half; those that are far below are no detections, whatever becomes of
+            them. Default: all count.
 
     Raises:
-        ValueError: that is not above 0.
+        ValueError: ``tolerance`` is not above 0, or ``sure`` is outside 0..1.
     """
 
-    def __init__(self, tolerance: float = 0.1):
+    def __init__(self, tolerance: float = 0.1, sure: float | None = None):
         if tolerance <= 0:
             raise ValueError(f"tolerance={tolerance} must be above 0")
-        self.tolerance = tolerance
+        if sure is not None and not 0 <= sure <= 1:
+            raise ValueError(f"sure={sure} must be within 0..1")
+        self.tolerance, self.sure = tolerance, sure
 
     def __call__(self, candidates: Mapping[str, Tensor]) -> Tensor:
         """Candidates (models/heads/frozen.py) to (B, N (K + 5)); classes and boxes count as their object does."""
@@ -57,4 +63,8 @@ class OfCandidates:
         sides = (boxes[..., 2:] - boxes[..., :2]).detach().clamp_min(1).repeat(1, 1, 2)
         places = there * boxes / (2 * self.tolerance * sides)  # F of a Gaussian's mean is 1 / variance
         parts = (objectness.sqrt()[..., None], (1 - objectness).sqrt()[..., None], classes, places)
-        return torch.cat(parts, -1).flatten(1)
+        found = torch.cat(parts, -1)
+        if self.sure is not None:
+            counts = ((candidates["scores"].detach().float() - self.sure) / SOFTNESS).sigmoid()
+            found = counts[..., None] * found
+        return found.flatten(1)
