@@ -57,13 +57,15 @@ def read(
     setting, codec = STANDARDS[standard], "refined" if refine else "trained"
     codecs: dict[str, Path | str] = {standard: standard, codec: run}
     rates = {standard: setting.qualities, codec: setting.own[:-1] if refine else setting.own}
+    anchors = [standard, f"{standard}+scaled"]
     if not refine:
+        anchors.append("gaussian")
         codecs["gaussian"], rates["gaussian"] = f"preprocessed_{standard}_gaussian", setting.own
     rows = measured(
         out,
         ["evaluation=imagenet_reading", f"data.root={quoted(imagenet)}"],
         codecs=codecs,
-        anchors=[standard, f"{standard}+scaled"],
+        anchors=anchors,
         rates=rates,
         scales={standard: setting.scales, codec: (1, SMALLER)},
         images=images,

@@ -30,7 +30,7 @@ def rows(photos: Path, imagenet: Path, root: Path, images: int, more: Sequence[s
     compared = {"jpeg": "jpeg", **{name: root / name for name in (*MODES, OWN)}}
     found = measured(
         root / "read",
-        ["evaluation=imagenet_reading", f"data.root={quoted(imagenet)}"],
+        ["evaluation=imagenet_reading", "~frozen.lite1", "~frozen.lite2", f"data.root={quoted(imagenet)}"],
         codecs=compared,
         anchors=["jpeg", MODES[0]],
         rates={"jpeg": QUALITIES, **{mode: [*STEPS] for mode in MODES}},

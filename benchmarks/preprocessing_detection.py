@@ -74,7 +74,7 @@ def rows(
                 root / f"{standard}_read",
                 judges,
                 codecs=codecs,
-                anchors=[standard, f"{standard}+scaled"],
+                anchors=[standard, f"{standard}+scaled", "gaussian"],
                 rates=rates,
                 scales={standard: setting.scales, "trained": (1, SMALLER)},
                 images=round(images * setting.share),

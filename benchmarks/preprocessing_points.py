@@ -87,7 +87,8 @@ def bd_figures(row: Mapping[str, Any], name: str) -> dict[str, float | None]:
     name = PREFIX[row["codec"]] + name
     name += "_payload" * (row["rate_axis"] == "bpp_payload")
     name += "_scaled" * (row["ladder"] == "scaled")
-    name += "_vs_best_simple" * (row["anchor"] != row["standard"])
+    name += "_vs_best_simple" * (row["anchor"] == f"{row['standard']}+scaled")
+    name += "_vs_gaussian" * (row["anchor"] == "gaussian")
     low, high = row["ci95"] or (None, None)
     return {name: row["bd_rate_percent"], f"{name}_ci_low": low, f"{name}_ci_high": high}
 

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.block_dct import TO_YCBCR
+
 C = 170.0
 """Keeps flat places from dividing by zero, on the scale of squared 8-bit gradients."""
 MIN_SIDE = 4
@@ -25,7 +27,7 @@ def gmsd(decoded: Tensor, x: Tensor) -> Tensor:
 
 
 def _gradients(x: Tensor) -> Tensor:
-    luma = (x.float() * x.new_tensor([0.299, 0.587, 0.114]).float()[:, None, None]).sum(1, keepdim=True)
+    luma = (x.float() * TO_YCBCR[0].to(x.device)[:, None, None]).sum(1, keepdim=True)
     # Halved by 2x2 means; what an odd side lacks is black, as beyond all borders.
     luma = F.avg_pool2d(F.pad(luma, (0, luma.shape[-1] % 2, 0, luma.shape[-2] % 2)), 2)
     prewitt = luma.new_tensor([[1.0, 0.0, -1.0]] * 3)[None] / 3
