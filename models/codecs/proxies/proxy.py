@@ -40,9 +40,9 @@ class Proxy(Subject):
         values = tuple(map(float, codec.rates if rates is None else rates))
         low, high = codec.rates[0], codec.rates[-1]
         rising = [(rate - low) / (high - low) for rate in values]
-        if len(values) < 2 or rising != sorted(set(rising)) or not 0 <= rising[0] <= rising[-1] <= 1:
+        if not values or rising != sorted(set(rising)) or not 0 <= rising[0] <= rising[-1] <= 1:
             raise ValueError(
-                f"rates={list(values)} must be two or more of the codec's {low:g}..{high:g}, from fewest bits to most"
+                f"rates={list(values)} must be one or more of the codec's {low:g}..{high:g}, from fewest bits to most"
             )
         self.codec, self.rates = codec, values
         self.register_buffer("imitates", torch.tensor(list(self.identity()), dtype=torch.uint8))
