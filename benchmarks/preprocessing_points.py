@@ -39,7 +39,8 @@ class Standard:
 def trained(setting: Standard, photos: Path, run: Path, more: Sequence[str]) -> None:
     """Train a filter, or the rest of it."""
     arguments = [f"experiment={setting.experiment}", f"data.root={quoted(photos)}"]
-    train(run, [*arguments, "+trainer.limit_test_batches=1", *more], os.cpu_count() or 1)
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    train(run, [*arguments, "+trainer.limit_test_batches=1", *more], threads)
 
 
 def measured(

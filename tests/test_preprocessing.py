@@ -352,6 +352,7 @@ def test_another_codec_s_proxy_is_refused(images: Tensor) -> None:
         DifferentiableJPEG(WebP())
     with pytest.raises(ValueError, match="fitted to another codec, or to other settings"):
         learned(WebP(method=4)).load_state_dict(learned(WebP(method=6)).state_dict())
+    assert DifferentiableJPEG(JPEG(), [18]).level(18) == 0
     with pytest.raises(ValueError, match="from fewest bits to most"):
         LearnedProxy(WebP(), MeanScaleHyperprior(4, 6, num_stages=2), (20, 0))
     with pytest.raises(ValueError, match="from fewest bits to most"):
