@@ -1,6 +1,6 @@
 """Filters for a detector, of the record ``preprocessing``: COCO's pictures, by what detectors find in the originals.
 
-FastestDet taught the filters; a second detector, SSD-MobileNetV2, was no part of it (benchmarks/ssd_judge.py). Both
+FastestDet taught the filters; a second detector, SSD-MobileNetV2, was no part of it (models.heads.opencv_ssd.py). Both
 judge by their own detections on the originals, FastestDet also by COCO's annotations.
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from benchmarks.preprocessing_points import SMALLER, Standard, bd_figures, measured, trained
 from benchmarks.record import Figures, Rows
-from benchmarks.ssd_judge import NUM_CLASSES, PACKAGE
 from launch.overrides import quoted
+from models.heads.opencv_ssd import NUM_CLASSES, PACKAGE
 
 STANDARDS = {
     "jpeg": Standard(
@@ -30,7 +30,7 @@ JUDGES = {
 UNSEEN = (
     "+frozen.ssd_own={_target_: tasks.own_detections.OwnDetections, _partial_: true, _convert_: all, reads: pixels, "
     f"num_classes: {NUM_CLASSES}, head: {{_target_: models.heads.frozen.FrozenDetector, _partial_: true, nms: 1.0, "
-    "network: {_target_: models.frozen.Frozen, network: {_target_: benchmarks.ssd_judge.SSD}}}}"
+    "network: {_target_: models.frozen.Frozen, network: {_target_: models.heads.opencv_ssd.SSD}}}}"
 )
 
 
