@@ -24,6 +24,7 @@ ALLOWED = {
         "onnxruntime",
         "onnx",
         "onnx2torch",
+        "cv2",
         "google",  # protobuf, whose errors onnx raises
         "numba",
         "scipy",

@@ -1,5 +1,6 @@
 """Networks with published weights: packages and ONNX files, as they come and when they do not."""
 
+import copy
 import sys
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from models.heads.feature_predictor import FeaturePredictor
 from models.heads.features import TimmFeatures
 from models.heads.frozen import FrozenDetector, FrozenHead
 from models.heads.onnx_network import OnnxNetwork
+from models.heads.opencv_ssd import SSD
 from models.heads.published import NORMALISATION
 from models.heads.teacher import TimmTeacher
 from models.outputs import CodecOutput, LatentSpec
@@ -457,3 +459,21 @@ def test_an_exported_codec_finds_the_network_of_its_encoder_in_its_package(packa
         codec, _ = assemble(node, {}, {}, state)
         with pytest.raises(ValueError, match="`make pretrained` installs"):
             codec.filtered(x, 18)
+
+
+def test_the_unseen_detector_finds_what_a_picture_holds():
+    pytest.importorskip("cv2", reason="make research was not run")
+    try:
+        network = SSD()
+    except ImportError as error:
+        pytest.skip(str(error))
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.random((2, 3, 200, 300), np.float32))
+    found = copy.deepcopy(network)(x)
+    assert found["boxes"].shape[1:] == (found["scores"].shape[1], 4)
+    assert found["classes"].sum(-1).eq(1).all()
+    assert found["scores"].amin() >= 0
+    assert found["scores"].amax() <= 1
+    for one, alone in enumerate(x[:, None]):
+        for key, value in network(alone).items():
+            torch.testing.assert_close(found[key][one], value[0])
