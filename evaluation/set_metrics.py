@@ -74,10 +74,13 @@ class Resampled:
         self.together = MetricCollection(dict(self.metrics), compute_groups=False)
         self.images = images
         self.sums: dict[tuple[str, str], np.ndarray] = {}
+        self.joined: dict[tuple[str, str], _Joined] = {}
         for name, metric in self.metrics.items():
             for key, reduction in metric._reductions.items():
                 if reduction is dim_zero_sum:
                     self.sums[name, key] = np.stack([s[name][key].double().numpy() for s in images])
+                elif reduction is dim_zero_cat and isinstance(metric.metric_state[key], list):
+                    self.joined[name, key] = _Joined([s[name][key] for s in images])
                 elif reduction not in (None, dim_zero_cat, dim_zero_max, dim_zero_min):
                     raise ValueError(
                         f"metric {name!r} combines its state {key!r} by {reduction}: use sum, cat, max or min"
@@ -99,12 +102,38 @@ class Resampled:
 
     def _state(self, name: str, key: str, default: State, counts: np.ndarray, reduction: Any) -> State:
         if (name, key) in self.sums:
-            total = np.tensordot(counts.astype(np.float64), self.sums[name, key], axes=1)
+            sums = self.sums[name, key]
+            total = (counts.reshape(-1, *[1] * (sums.ndim - 1)) * sums).sum(0)
             return torch.as_tensor(total).to(default.dtype)
+        if (name, key) in self.joined:
+            return self.joined[name, key].drawn(counts)
         drawn = [self.images[i][name][key] for i in np.repeat(np.arange(len(counts)), counts)]
         if isinstance(default, list):
             return [value for state in drawn for value in state]
         return reduction(torch.stack(drawn)) if reduction else torch.stack(drawn)
+
+
+class _Joined:
+    """What images gave to a list, in one piece: a selection of them is one look-up."""
+
+    def __init__(self, images: Sequence[Sequence[Tensor]]):
+        parts = [dim_zero_cat(list(image)) if image else None for image in images]
+        self.lengths = np.array([0 if part is None else len(part) for part in parts])
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        there = [part for part in parts if part is not None]
+        self.values = torch.cat(there) if there else None
+
+    def drawn(self, counts: np.ndarray) -> list[Tensor]:
+        """As a metric holds it that saw each image so often."""
+        if self.values is None:
+            return []
+        images = np.repeat(np.arange(len(counts)), counts)
+        lengths = self.lengths[images]
+        # Of each image its rows, one after the other.
+        rows = np.arange(lengths.sum()) + np.repeat(
+            self.starts[images] - np.cumsum(lengths) + lengths, lengths
+        )
+        return [self.values[torch.from_numpy(rows)]] if len(rows) else []
 
 
 def _apart(metrics: MetricCollection) -> dict[str, Metric]:

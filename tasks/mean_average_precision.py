@@ -74,7 +74,9 @@ class MeanAveragePrecision(Metric):
             return torch.tensor(torch.nan)
         if not len(scores):
             return torch.tensor(0.0)
-        order = np.lexsort((-scores.astype(np.float64), classes))  # stable: by class, then best first
+        # By class, then best first; stable. Short integers are sorted without comparisons.
+        order = np.argsort(-scores, kind="stable")
+        order = order[np.argsort(classes[order].astype(np.min_scalar_type(self.num_classes)), kind="stable")]
         classes, right = classes[order].astype(np.int64), right[order]
         first = np.searchsorted(classes, np.arange(self.num_classes))
         rank = np.arange(len(classes)) - first[classes] + 1
