@@ -11,7 +11,6 @@ make them; what a training step costs with the real codec in the loop. DIR gets 
 on. Needs the extra ``pretrained``.
 """
 
-import argparse
 import itertools
 import json
 import os
@@ -29,7 +28,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from benchmarks import proxy_fidelity
-from benchmarks.record import ROOT, Figures, Rows, write
+from benchmarks.record import ROOT, Figures, Rows, as_called, parser, write
 from benchmarks.runs import evaluate, train
 from launch.overrides import quoted
 from models.codecs.refined import refined
@@ -217,27 +216,20 @@ def figures(rows: Rows) -> Figures:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run everything and write the record."""
-    introduction, _, more = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.preprocessing",
-        description=introduction,
-        epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("photos", metavar="PHOTOS", type=Path, help="folder of photographs to learn on")
-    parser.add_argument("imagenet", metavar="IMAGENET", type=Path, help="folder of data=imagenet_val")
-    parser.add_argument("out", metavar="DIR", type=Path, help="folder of the run and its evaluation")
-    parser.add_argument(
+    reader = parser("preprocessing", __doc__)
+    reader.add_argument("photos", metavar="PHOTOS", type=Path, help="folder of photographs to learn on")
+    reader.add_argument("imagenet", metavar="IMAGENET", type=Path, help="folder of data=imagenet_val")
+    reader.add_argument("out", metavar="DIR", type=Path, help="folder of the run and its evaluation")
+    reader.add_argument(
         "--images", type=int, default=900, help="of the test, evenly spaced, of HEVC half (default: 900)"
     )
-    parser.add_argument(
+    reader.add_argument(
         "--refined-images",
         type=int,
         default=300,
         help="of the test of refinement; 0 leaves that out (default: 300)",
     )
-    parser.add_argument("--set", nargs="*", default=(), metavar="KEY=VALUE", help="overrides of the training")
-    options = parser.parse_args(arguments)
+    options = reader.parse_args(arguments)
     photos, imagenet, root = (path.absolute() for path in (options.photos, options.imagenet, options.out))
     root.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
@@ -264,9 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "bootstrap over pictures; one seed. Seconds are of this machine, step costs ratios in one process."
     )
     lengths = f"--images {options.images} --refined-images {options.refined_images}"
-    command = f"python -m benchmarks.preprocessing PHOTOS IMAGENET DIR {lengths}"
-    if options.set:
-        command += f" --set {' '.join(options.set)}"
+    command = as_called("preprocessing", f"PHOTOS IMAGENET DIR {lengths}", options.set)
     print(write("preprocessing", commands=[command], rows=rows, figures=figures, notes=notes))
 
 
