@@ -7,11 +7,11 @@ know what blocks tell EfficientNet-Lite0 (experiment=preprocessing_jpeg_informed
 is the folder of ``data=imagenet_val``, whose pictures are seen by no training: the plain codecs and the filters, of
 whole and of smaller pictures, and JPEG's filter with ten gradient steps a picture at the encoder are read by Lite0
 itself and by two networks that were no part of it. Fidelity of the proxies, on pictures as they are and as the filters
-make them; what a training step costs with the real codec in the loop. DIR gets the runs; killed, the same command goes
-on. Needs the extra ``pretrained``.
+make them; what a training step costs with the real codec in the loop. An ablation says what the way through the real
+codec is worth; with ``--coco``, filters that know what blocks tell a detector. DIR gets the runs; killed, the same
+command goes on. Needs the extra ``pretrained``; the unseen detector is left out where ``make research`` was not run.
 """
 
-import argparse
 import itertools
 import statistics
 import time
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from benchmarks import preprocessing_ablation, preprocessing_detection, proxy_fidelity
 from benchmarks.preprocessing_points import SMALLER, Standard, bd_figures, measured, trained
-from benchmarks.record import ROOT, Figures, Rows, write
+from benchmarks.record import ROOT, Figures, Rows, as_called, parser, write
 from launch.overrides import quoted
 from models.codecs.refined import refined
 from models.pretrained import load
@@ -166,43 +166,36 @@ def figures(rows: Rows) -> Figures:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run everything and write the record."""
-    introduction, _, more = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.preprocessing",
-        description=introduction,
-        epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("photos", metavar="PHOTOS", type=Path, help="folder of photographs to learn on")
-    parser.add_argument("imagenet", metavar="IMAGENET", type=Path, help="folder of data=imagenet_val")
-    parser.add_argument("out", metavar="DIR", type=Path, help="folder of the run and its evaluation")
-    parser.add_argument(
+    reader = parser("preprocessing", __doc__)
+    reader.add_argument("photos", metavar="PHOTOS", type=Path, help="folder of photographs to learn on")
+    reader.add_argument("imagenet", metavar="IMAGENET", type=Path, help="folder of data=imagenet_val")
+    reader.add_argument("out", metavar="DIR", type=Path, help="folder of the run and its evaluation")
+    reader.add_argument(
         "--images", type=int, default=900, help="of the test, evenly spaced, of HEVC half (default: 900)"
     )
-    parser.add_argument(
+    reader.add_argument(
         "--refined-images",
         type=int,
         default=300,
         help="of the test of refinement; 0 leaves that out (default: 300)",
     )
-    parser.add_argument(
+    reader.add_argument(
         "--ablation-images",
         type=int,
         default=300,
         help="of the test of the ablation; 0 leaves that out (default: 300)",
     )
-    parser.add_argument(
+    reader.add_argument(
         "--coco",
         nargs=2,
         type=Path,
         metavar=("COCO", "DETECTOR"),
         help="folder of data=coco, and fastestdet.onnx: filters for a detector as well",
     )
-    parser.add_argument(
+    reader.add_argument(
         "--coco-images", type=int, default=281, help="of its test, of HEVC half (default: 281)"
     )
-    parser.add_argument("--set", nargs="*", default=(), metavar="KEY=VALUE", help="overrides of the training")
-    options = parser.parse_args(arguments)
+    options = reader.parse_args(arguments)
     photos, imagenet, root = (path.absolute() for path in (options.photos, options.imagenet, options.out))
     root.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
@@ -246,9 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if options.coco:
         lengths += f" --coco COCO DETECTOR --coco-images {options.coco_images}"
-    command = f"python -m benchmarks.preprocessing PHOTOS IMAGENET DIR {lengths}"
-    if options.set:
-        command += f" --set {' '.join(options.set)}"
+    command = as_called("preprocessing", f"PHOTOS IMAGENET DIR {lengths}", options.set)
     print(write("preprocessing", commands=[command], rows=rows, figures=figures, notes=notes))
 
 

@@ -1,5 +1,6 @@
 """Result records: one JSON file a claim, written by the command it names, its figures derived from its rows."""
 
+import argparse
 import datetime
 import hashlib
 import json
@@ -31,6 +32,26 @@ def machine() -> str:
     """Processor, cores and library versions, without anything that names the machine."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{processor()}, {os.cpu_count()} cores{gpu}, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def parser(name: str, documentation: str) -> argparse.ArgumentParser:
+    """The command line of a record whose command trains: described by its module, with overrides of its trainings."""
+    introduction, _, more = documentation.partition("\n\n")
+    found = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=introduction,
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument("--set", nargs="*", default=(), metavar="KEY=VALUE", help="overrides of all trainings")
+    return found
+
+
+def as_called(name: str, arguments: str, overrides: Sequence[str]) -> str:
+    """The command line of a record, for the record itself."""
+    return " ".join(
+        [f"python -m benchmarks.{name}", arguments, *(["--set", *overrides] if overrides else [])]
+    )
 
 
 def write(

@@ -11,7 +11,6 @@ same tokens. DIR gets the runs and what was measured; killed, the same command g
 and ``research``.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,7 +34,7 @@ from benchmarks.face_points import (
     scalable,
     standard,
 )
-from benchmarks.record import ROOT, write
+from benchmarks.record import ROOT, as_called, parser, write
 from benchmarks.runs import train
 from launch.overrides import quoted
 from models.codecs.downscaled import Downscaled
@@ -158,35 +157,26 @@ def small(folder: Path, count: int | None = None) -> Tensor:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run everything and write the record."""
-    introduction, _, more = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scalable_face",
-        description=introduction,
-        epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("faces", metavar="FACES", type=Path, help="folder of data=celebamask")
-    parser.add_argument(
+    reader = parser("scalable_face", __doc__)
+    reader.add_argument("faces", metavar="FACES", type=Path, help="folder of data=celebamask")
+    reader.add_argument(
         "generator", metavar="GENERATOR", type=Path, help="weights of MobileStyleGAN, .safetensors"
     )
-    parser.add_argument("out", metavar="DIR", type=Path, help="folder of the runs and what was measured")
-    parser.add_argument("--lmbdas", nargs="+", type=float, default=[40.0], help="of the points (default: 40)")
-    parser.add_argument("--images", type=int, default=100, help="of the test (default: 100)")
-    parser.add_argument(
+    reader.add_argument("out", metavar="DIR", type=Path, help="folder of the runs and what was measured")
+    reader.add_argument("--lmbdas", nargs="+", type=float, default=[40.0], help="of the points (default: 40)")
+    reader.add_argument("--images", type=int, default=100, help="of the test (default: 100)")
+    reader.add_argument(
         "--refined-images", type=int, default=50, help="of the test of refinement (default: 50)"
     )
-    parser.add_argument("--steps", type=int, default=24, help="of refinement (default: 24)")
-    parser.add_argument(
+    reader.add_argument("--steps", type=int, default=24, help="of refinement (default: 24)")
+    reader.add_argument(
         "--weight",
         type=float,
         default=280,
         help="bits that a unit of the training's loss is worth (default: 280)",
     )
-    parser.add_argument("--entropy-steps", type=int, default=600, help="of the ablation (default: 600)")
-    parser.add_argument(
-        "--set", nargs="*", default=(), metavar="KEY=VALUE", help="overrides of all trainings"
-    )
-    options = parser.parse_args(arguments)
+    reader.add_argument("--entropy-steps", type=int, default=600, help="of the ablation (default: 600)")
+    options = reader.parse_args(arguments)
     folder, generator, root = (path.absolute() for path in (options.faces, options.generator, options.out))
     root.mkdir(parents=True, exist_ok=True)
     of = faces(folder / "test" / "images", options.images)
@@ -238,9 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"--refined-images {options.refined_images} --steps {options.steps} --weight {options.weight:g} "
         f"--entropy-steps {options.entropy_steps}"
     )
-    command = f"python -m benchmarks.scalable_face FACES GENERATOR DIR {lengths}"
-    if options.set:
-        command += f" --set {' '.join(options.set)}"
+    command = as_called("scalable_face", f"FACES GENERATOR DIR {lengths}", options.set)
     print(write("scalable_face", commands=[command], rows=rows, figures=figures, notes=notes))
 
 

@@ -36,6 +36,17 @@ TINY = {
         "content_encoder": _TINY_TRUNK,
         "style_encoder": _TINY_TRUNK,
     },
+    "layered_generative_trunk_small": {
+        **_TINY_STREAMS,
+        "content_encoder": _TINY_TRUNK,
+        "content_prior": {"width": 4},
+    },
+    "single_stream_trunk_small": {
+        "g_a": {"channels": 6, **_TINY_TRUNK},
+        "g_s": {"channels": 6, "width": 16, "blocks": 1},
+        "latent_codec": {"channels": 6, "width": 4},
+        "latent_channels": 6,
+    },
     "mean_scale_variable": {"width": 6, "latent_channels": 8, "num_stages": 2},
     "adapted": {
         "codec": {"width": 6, "latent_channels": 8, "num_stages": 2},

@@ -13,7 +13,7 @@ from models.codecs.read_through import ReadThrough
 from models.entropy.factorized import Factorized
 from models.heads.features import TimmFeatures
 from models.transforms.adain import AdaIN, AdaINSynthesis
-from models.transforms.residual import MapEncoder, VectorEncoder
+from models.transforms.residual import MapEncoder, MapSynthesis, VectorEncoder
 from models.transforms.trunk import TrunkMap
 from tests.conftest import tiny_codec
 
@@ -131,11 +131,26 @@ def test_adain_is_the_equation() -> None:
     torch.testing.assert_close(layer(h, vector), expected)
 
 
+def test_one_stream_has_the_widths_of_two() -> None:
+    alone, fused = (
+        MapSynthesis(6, stride=8, width=32, min_width=12, blocks=1),
+        AdaINSynthesis(6, 5, stride=8, width=32, min_width=12, blocks=1, mapping_width=8),
+    )
+    assert [layer.weight.shape for layer in alone.up] == [layer.weight.shape for layer in fused.up]
+    assert [layer.out_channels for layer in alone.up] == [16, 12, 12]
+    assert alone(torch.rand(2, 6, 4, 3)).shape == (2, 3, 32, 24)
+    # Nothing takes the map's contrast away.
+    h = torch.rand(1, 6, 4, 4)
+    assert not torch.allclose(alone(h), alone(2 * h))
+
+
 def test_wrong_arguments_are_told() -> None:
     with pytest.raises(ValueError, match="AdaIN needs a map of two positions"):
         AdaIN(3, 4)(torch.rand(1, 3, 1, 1), torch.rand(1, 4))
     with pytest.raises(ValueError, match="stride=12 must be a power of two"):
         AdaINSynthesis(3, 4, stride=12)
+    with pytest.raises(ValueError, match="stride=1 must be a power of two"):
+        MapSynthesis(3, stride=1)
     with pytest.raises(ValueError, match="num_stages=0 must be at least 1"):
         MapEncoder(3, num_stages=0)
     with pytest.raises(ValueError, match="width=0 must be at least 1"):

@@ -1,12 +1,11 @@
 """Adaptive instance normalisation: a vector says what mean and contrast each channel of a map has."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.transforms.residual import SLOPE, at_least
+from models.transforms.residual import SLOPE, at_least, doublings, halved
 
 
 class AdaIN(nn.Module):
@@ -92,8 +91,6 @@ class AdaINSynthesis(nn.Module):
         mapping_width: int = 128,
     ):
         super().__init__()
-        if stride < 2 or stride & (stride - 1):
-            raise ValueError(f"stride={stride} must be a power of two, 2 or more")
         at_least("width", width, 1)
         at_least("blocks", blocks, 0)
         self.mapping = nn.Sequential(
@@ -104,11 +101,10 @@ class AdaINSynthesis(nn.Module):
         )
         self.enter = nn.Conv2d(content_channels, width, 3, padding=1)
         self.blocks = nn.ModuleList(AdaINBlock(width, mapping_width) for _ in range(blocks))
-        widths = list(_halved(width, min_width, stride.bit_length()))
-        pairs = list(pairwise(widths))
+        pairs = list(pairwise(halved(width, min_width, doublings(stride))))
         self.up = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairs)
         self.norms = nn.ModuleList(AdaIN(b, mapping_width) for _, b in pairs)
-        self.leave = nn.Conv2d(widths[-1], 3, 7, padding=3)
+        self.leave = nn.Conv2d(pairs[-1][1], 3, 7, padding=3)
 
     def forward(self, content: Tensor, style: Tensor) -> Tensor:
         """(B, content_channels, h, w) and (B, style_channels) to pictures (B, 3, stride h, stride w) around [0, 1]."""
@@ -120,9 +116,3 @@ class AdaINSynthesis(nn.Module):
             h = convolution(F.interpolate(h, scale_factor=2, mode="nearest"))
             h = F.leaky_relu(norm(h, vector), SLOPE)
         return self.leave(h) + 0.5
-
-
-def _halved(width: int, least: int, count: int) -> Iterator[int]:
-    for _ in range(count):
-        yield width
-        width = min(width, max(width // 2, least))

@@ -1,5 +1,9 @@
-"""Encoders of residual blocks: one for a map of what is where, one for a vector of what it all looks like."""
+"""Residual blocks: encoders to a map of what is where and to a vector of what it looks like, and back from the map."""
 
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 SLOPE = 0.2
@@ -110,6 +114,60 @@ class VectorEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] to (B, channels)."""
         return self.linear(self.layers(2 * x - 1).mean((-2, -1)))
+
+
+class MapSynthesis(nn.Module):
+    """Pictures from a map: a 3x3 convolution, residual blocks, then doublings that halve the width, and 7x7.
+
+    ``AdaINSynthesis`` without the style and without the norm that it tells.
+
+    Args:
+        channels: of the map.
+        stride: pixels per position of the map: a power of two.
+        width: channels of the blocks; halved with every doubling of the size.
+        min_width: where halving ends.
+        blocks: residual blocks at the map's own size.
+
+    Raises:
+        ValueError: ``stride`` is no power of two, or a number is too small.
+    """
+
+    def __init__(self, channels: int, *, stride: int, width: int = 256, min_width: int = 32, blocks: int = 6):
+        super().__init__()
+        at_least("channels", channels, 1)
+        at_least("width", width, 1)
+        at_least("blocks", blocks, 0)
+        pairs = list(pairwise(halved(width, min_width, doublings(stride))))
+        self.enter = nn.Conv2d(channels, width, 3, padding=1)
+        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
+        self.up = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairs)
+        self.leave = nn.Conv2d(pairs[-1][1], 3, 7, padding=3)
+
+    def forward(self, content: Tensor) -> Tensor:
+        """(B, channels, h, w) to pictures (B, 3, stride h, stride w) around [0, 1]."""
+        h = self.blocks(self.enter(content))
+        for convolution in self.up:
+            h = F.leaky_relu(convolution(F.interpolate(h, scale_factor=2, mode="nearest")), SLOPE)
+        return self.leave(h) + 0.5
+
+
+def doublings(stride: int) -> int:
+    """How often a map of this stride is doubled until it has the picture's size.
+
+    Raises:
+        ValueError: it is no power of two, or 1.
+    """
+    if stride < 2 or stride & (stride - 1):
+        raise ValueError(f"stride={stride} must be a power of two, 2 or more")
+    return stride.bit_length() - 1
+
+
+def halved(width: int, least: int, count: int) -> Iterator[int]:
+    """A width and what it is behind each of so many halvings, which end at ``least``."""
+    yield width
+    for _ in range(count):
+        width = min(width, max(width // 2, least))
+        yield width
 
 
 def at_least(name: str, value: int, least: int) -> None:
