@@ -14,6 +14,48 @@ def cells_of(title: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
+def test_figures_of_streams_are_those_of_the_record() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "layered_generative.json").read_text())
+    of = record["figures"]
+    for title, ytfaces, utkface, heads in (
+        ("originals, by", "rgb", "rgb", ""),
+        ("the streams, learned", "joint_003", "joint_003", ""),
+        ("the streams of a codec", "separate_003", "separate_003", ""),
+        ("one stream,", "single_stream_003", "single_stream_003", ""),
+        ("HEVC of half-size pictures,", "hevc_half_qp51", "hevc_half_qp48", "_heads_of_originals"),
+        ("the same, heads tuned", "hevc_half_qp51", "hevc_half_qp48", "_heads_of_decodes"),
+        ("VVC of half-size pictures,", "vvc_half_qp52", None, "_heads_of_decodes"),
+        ("results, predicted", "predict_and_transmit", "predict_and_transmit", ""),
+    ):
+        expected = [
+            f"{of[f'ytfaces_payload_bits_{ytfaces}']:.0f}",
+            f"{of[f'ytfaces_bits_{ytfaces}']:.0f}",
+            f"{of[f'ytfaces_nme_{ytfaces}{heads}']:.2f}",
+        ]
+        if utkface is None:
+            expected += ["–"] * 3
+        else:
+            expected += [
+                f"{of[f'utkface_payload_bits_{utkface}']:.0f}",
+                f"{of[f'utkface_age_mae_{utkface}{heads}']:.2f}",
+                f"{of[f'utkface_gender_{utkface}{heads}']:.2f}",
+            ]
+        assert cells_of(title) == expected
+    for name in ("best_standard", "rgb", "single_stream"):
+        for metric in ("ytfaces_nme", "utkface_age_mae"):
+            key = f"{metric}_gap_to_{name}_003"
+            assert f"{of[key]:+.2f} ({of[f'{key}_low']:+.2f} to {of[f'{key}_high']:+.2f})" in PROSE
+    for key in ("ytfaces_gmsd_joint_003", "ytfaces_gmsd_hevc_half_qp51", "ytfaces_gmsd_vvc_half_qp52"):
+        assert f"{of[key]:.3f}" in PROSE
+    costs = of["analyze_macs_ratio"], of["analyze_seconds_ratio"]
+    assert (
+        "takes {:.2f} of the multiply-accumulates of a decode and its analysis and {:.2f} of".format(*costs)
+        in PROSE
+    )
+    assert of["ytfaces_files_identical_share"] == of["utkface_files_identical_share"] == 1
+    assert f"`{record['commands'][0]}`" in PROSE
+
+
 def test_figures_of_the_filter_are_those_of_the_record() -> None:
     record = json.loads((ROOT / "benchmarks" / "results" / "preprocessing.json").read_text())
     figures = record["figures"]
