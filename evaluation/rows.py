@@ -75,17 +75,15 @@ def image_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     """One row for each point and image, as in ``per_image.csv``: rates, picture quality, each head's metrics."""
     rows = []
     for point, entries in zip(evaluation.points, evaluation.entries, strict=True):
-        alone = {head: head.task.metrics() for head in point.heads}
-        for entry in entries:
+        judged = {head: _states(head, entries) for head in point.heads}
+        for index, entry in enumerate(entries):
             values = {RATES.get(key, key): value for key, value in entry["values"].items() if key != "bpp"}
             row = {"codec": point.name, "rate": point.shown_rate, "scale": point.scale, "seed": point.seed}
             row |= {"image": entry["image"], **values, "bpp_estimated": entry["values"]["bpp"]}
-            for head, metrics in alone.items():
-                known = entry["heads"][head.key]
+            for head, metrics in judged.items():
                 prefix = f"{head.name} ({head.source})"
-                row[f"{prefix}/bpp"] = known["bpp"]
-                of_image = Resampled(metrics, [from_json(known["states"])]).compute()
-                row |= {f"{prefix}/{key}": value for key, value in of_image.items()}
+                row[f"{prefix}/bpp"] = entry["heads"][head.key]["bpp"]
+                row |= {f"{prefix}/{key}": value for key, value in metrics.of_image(index).items()}
             rows.append(row)
     return rows
 
@@ -106,12 +104,17 @@ def _image_means(entries: Sequence[Entry], counts: np.ndarray) -> tuple[dict[str
 def _task(
     head: Head, entries: Sequence[Entry], counts: np.ndarray
 ) -> tuple[dict[str, float], Mapping[str, np.ndarray]]:
-    known = [entry["heads"][head.key] for entry in entries]
-    metrics = Resampled(head.task.metrics(), [from_json(k["states"]) for k in known])
-    rates = np.asarray([k["bpp"] for k in known])
+    metrics = _states(head, entries)
+    rates = np.asarray([entry["heads"][head.key]["bpp"] for entry in entries])
     values = {f"{head.name}/{key}": value for key, value in metrics.compute().items()}
     drawn = [{f"{head.name}/{key}": value for key, value in metrics.compute(row).items()} for row in counts]
     # A figure that a resample lacks is undefined there: a class of which it has no image.
     sampled = {key: np.asarray([values_of.get(key, np.nan) for values_of in drawn]) for key in values}
     values[f"{head.name}/bpp"] = float(rates.mean())
     return values, sampled | {f"{head.name}/bpp": bootstrap.means(rates, counts)}
+
+
+def _states(head: Head, entries: Sequence[Entry]) -> Resampled:
+    return Resampled(
+        head.task.metrics(), [from_json(entry["heads"][head.key]["states"]) for entry in entries]
+    )

@@ -10,7 +10,8 @@ and that it has been updated (``_update_count``). tests/test_evaluator.py says s
 import base64
 import copy
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -93,24 +94,40 @@ class Resampled:
             counts: how often each image is in it, int (num_images,); default: each once.
         """
         counts = np.ones(len(self.images), dtype=np.int64) if counts is None else np.asarray(counts)
+        return self._computed(partial(self._state, counts))
+
+    def of_image(self, index: int) -> dict[str, float]:
+        """{metric: value} of one image alone."""
+
+        def state(name: str, key: str, default: State, reduction: Any) -> State:
+            return _combined([self.images[index][name][key]], default, reduction)
+
+        return self._computed(state)
+
+    def _computed(self, state: Callable[[str, str, State, Any], State]) -> dict[str, float]:
         for name, metric in self.metrics.items():
             metric.reset()
             for key, default in metric.metric_state.items():
-                setattr(metric, key, self._state(name, key, default, counts, metric._reductions[key]))
+                setattr(metric, key, state(name, key, default, metric._reductions[key]))
             metric._update_count = 1
         return single_numbers(self.together.compute())
 
-    def _state(self, name: str, key: str, default: State, counts: np.ndarray, reduction: Any) -> State:
+    def _state(self, counts: np.ndarray, name: str, key: str, default: State, reduction: Any) -> State:
         if (name, key) in self.sums:
             sums = self.sums[name, key]
             total = (counts.reshape(-1, *[1] * (sums.ndim - 1)) * sums).sum(0)
             return torch.as_tensor(total).to(default.dtype)
         if (name, key) in self.joined:
             return self.joined[name, key].drawn(counts)
-        drawn = [self.images[i][name][key] for i in np.repeat(np.arange(len(counts)), counts)]
-        if isinstance(default, list):
-            return [value for state in drawn for value in state]
-        return reduction(torch.stack(drawn)) if reduction else torch.stack(drawn)
+        drawn = np.repeat(np.arange(len(counts)), counts)
+        return _combined([self.images[i][name][key] for i in drawn], default, reduction)
+
+
+def _combined(drawn: Sequence[State], default: State, reduction: Any) -> State:
+    """A metric's state of images, from what each gave."""
+    if isinstance(default, list):
+        return [value for state in drawn for value in state]
+    return reduction(torch.stack(list(drawn))) if reduction else torch.stack(list(drawn))
 
 
 class _Joined:
