@@ -1,7 +1,7 @@
 """Ablation of the record ``preprocessing``: where values and gradients come from, and one filter for each quality.
 
-Filters that know what blocks tell Lite0, in front of JPEG, begin next to the identity and learn for the same number of
-batches of the same photos; only what is named differs.
+Filters that know what blocks tell Lite0, in front of JPEG, begin with a small price of a bit and learn for the same
+number of batches of the same photos; only what is named differs.
 """
 
 from collections.abc import Sequence
