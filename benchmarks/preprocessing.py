@@ -222,18 +222,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         *steps(run, turns=15),
     ]
     notes = (
-        "BD-rates are on file bytes, of which headers are many here, or on payload; negative saves. KL and NLL are to "
-        "each network's own prediction on the original. "
-        "Lite0 taught the filters and the refinement; what it says of refined files carries no claim, for the encoder "
-        "knows its answer. `_scaled` is the best at each rate of pictures at their own size and shrunk to "
-        f"{100 * SMALLER:g} % of their sides, all of them filtered; best_simple is the standard codec likewise, "
-        "without a filter, JPEG of ImageNet's also at 85 %. `self_map` is by what a detector is sure of in the "
-        "original (0.3), `ap` by COCO's annotations; FastestDet taught those filters, HEVC's learned through the proxy of "
-        "ImageNet's. The ablation's filters begin with a small price of a bit (0.01) and learn for equally many "
-        "batches, one for each quality for as many each; straight_through has no gradient of bits. They moved little "
-        "from where they began, so that most of what they save is their form's, and the ways to learn differ by less "
-        "than can be told. Intervals: bootstrap over pictures; one seed. Seconds are of this machine, step costs "
-        "ratios in one process."
+        "BD-rates are on file bytes, of which headers are many here, or on payload; negative saves. KL and "
+        "NLL are to each network's own prediction on the original. Lite0 taught the filters and the "
+        "refinement; what it says of refined files carries no claim, for the encoder knows its answer. "
+        f"`_scaled` is the best at each rate of pictures at their own size and shrunk to {100 * SMALLER:g} % "
+        "of their sides, all of them filtered; best_simple is the standard codec likewise, without a filter, "
+        "JPEG of ImageNet's also at 85 %. `self_map` is by what a detector is sure of in the original (0.3), "
+        "`ap` by COCO's annotations; FastestDet taught those filters, and HEVC's learned through the proxy of "
+        "ImageNet's. The ablation's filters begin with a small price of a bit (0.01) and learn for equally "
+        "many batches, one for each quality for as many each; straight_through has no gradient of bits. They "
+        "moved little from where they began, so that most of what they save is their form's, and the ways to "
+        "learn differ by less than can be told. Intervals: bootstrap over pictures; one seed. Seconds are of "
+        "this machine, step costs ratios in one process."
     )
     lengths = (
         f"--images {options.images} --refined-images {options.refined_images} "
