@@ -50,7 +50,11 @@ def _compress(options: argparse.Namespace) -> int:
     from files.coding import compress
     from pictures.finding import SUFFIXES
 
-    model = _model(options, tasks=() if options.refine is None else None)
+    tasks: Collection[str] | None = ()
+    if options.refine is not None:
+        tasks = None if options.teacher is None else [options.teacher]
+    # An encoder may ask a network that nobody else needs.
+    model = _model(options, tasks=tasks, frozen=True)
     codec = _codec(model, options)
     found, status = _find(options.inputs, SUFFIXES, apart=options.out)
     with _refining(codec, model, options, len(found)) as used:
@@ -79,9 +83,8 @@ def _decompress(options: argparse.Namespace) -> int:
 def _analyze(options: argparse.Namespace) -> int:
     from files.analysing import analyse
 
-    model = _model(
-        options, tasks=None if options.tasks is None else [t for t in options.tasks.split(",") if t]
-    )
+    chosen = None if options.tasks is None else [t for t in options.tasks.split(",") if t]
+    model = _model(options, tasks=chosen, frozen=True)
     if not model.tasks:
         raise ValueError(
             f"{options.model} has no tasks to analyze files with: give a model that was trained with tasks"
@@ -125,14 +128,16 @@ def _info(options: argparse.Namespace) -> int:
 COMMANDS = {"compress": _compress, "decompress": _decompress, "analyze": _analyze, "info": _info}
 
 
-def _model(options: argparse.Namespace, tasks: Collection[str] | None = ()) -> "Pretrained":
+def _model(
+    options: argparse.Namespace, tasks: Collection[str] | None = (), *, frozen: bool = False
+) -> "Pretrained":
     from PIL import Image
 
     from files.model import open_model
 
     # Sizes are checked against --max-pixels instead.
     Image.MAX_IMAGE_PIXELS = None
-    return open_model(options.model, tasks=tasks)
+    return open_model(options.model, tasks=tasks, frozen=frozen)
 
 
 def _codec(model: "Pretrained", options: argparse.Namespace) -> "Codec":

@@ -13,7 +13,7 @@ from models.pretrained.construct import construct, target_of
 CONFIGS = Path(__file__).parents[1] / "configs" / "codec"
 
 
-def open_model(name: str, *, tasks: Collection[str] | None = ()) -> Pretrained:
+def open_model(name: str, *, tasks: Collection[str] | None = (), frozen: bool = False) -> Pretrained:
     """A model in evaluation mode, on the CPU.
 
     Args:
@@ -21,6 +21,7 @@ def open_model(name: str, *, tasks: Collection[str] | None = ()) -> Pretrained:
             ``@NAME`` for a set of its codec's adapters; or a hub id.
             The name of a standard codec goes first: a folder of that name is ``./jpeg``.
         tasks: to load with it; ``None`` for all that it has.
+        frozen: of a run or a checkpoint, its frozen networks too (models/frozen.py), from the files that it names.
 
     Raises:
         ValueError: none of these, a config without weights, or what is there is no trained model.
@@ -37,7 +38,7 @@ def open_model(name: str, *, tasks: Collection[str] | None = ()) -> Pretrained:
         codec.check_available()
         return Pretrained(codec, {}, {"name": name}, config)
     if split_variant(Path(name).expanduser())[0].exists():
-        return load(Path(name).expanduser(), tasks=tasks, frozen=False)
+        return load(Path(name).expanduser(), tasks=tasks, frozen=frozen)
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
         return from_pretrained(name, tasks=tasks)
     raise ValueError(

@@ -311,9 +311,7 @@ def test_info(model: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_upto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     codec = tiny_codec("two_layers").eval()
-    monkeypatch.setattr(
-        "files.model.open_model", lambda name, tasks=(): Pretrained(codec, {}, {}, Path(name))
-    )
+    monkeypatch.setattr("files.model.open_model", lambda name, **_: Pretrained(codec, {}, {}, Path(name)))
     (bits,) = codec.compress(torch.rand(1, 3, 20, 24))
     data = codec.serialise(bits)
     (tmp_path / "a.bif").write_bytes(data)

@@ -1,6 +1,7 @@
 """Networks with published weights: packages and ONNX files, as they come and when they do not."""
 
 import copy
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from onnx import TensorProto, helper
+from PIL import Image
 from torch import nn
 
+from codec import main as command
 from evaluation.points import weights
 from evaluation.sources import points_of
 from losses.distortion import Charbonnier
@@ -202,6 +205,38 @@ def test_a_model_is_loaded_without_a_frozen_head_unless_it_is_asked_for(tmp_path
     assert not load(tmp_path / "mine.ckpt", frozen=False).tasks
     with pytest.raises(ValueError, match=r"has no trained tasks \['eyes'\]"):
         load(tmp_path / "mine.ckpt", frozen=False, tasks=["eyes"])
+
+
+def test_a_run_s_own_networks_are_there_when_it_codes(tmp_path, capsys):
+    node = component("codec", "preprocessed_jpeg_detector")
+    detector = shutil.copy(tiny_detector(), tmp_path)
+    node.filter.sensitivity.network.network.file = detector
+    codec = instantiate(node)
+    content = {
+        "state_dict": {f"codec.{key}": value for key, value in codec.state_dict().items()},
+        "config": {"name": "mine", "codec": OmegaConf.to_container(node), "tasks": {"eyes": frozen_node()}},
+        "labels": {},
+        "ready": ["eyes"],
+    }
+    torch.save(content, tmp_path / "mine.ckpt")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 80, 3), np.uint8)).save(tmp_path / "a.png")
+    arguments = ["compress", *map(str, (tmp_path / "mine.ckpt", tmp_path / "a.png")), "--rate", "18"]
+    for number, more in enumerate(([], ["--refine", "1"], ["--refine", "1", "--teacher", "eyes"])):
+        assert command([*arguments, "-o", str(tmp_path / f"{number}"), *more]) == 0
+        assert Image.open(tmp_path / f"{number}" / "a.jpg").size == (80, 64)
+    assert "refined for eyes by 1 step" in capsys.readouterr().err
+    assert command(["analyze", str(tmp_path / "mine.ckpt"), str(tmp_path / "1" / "a.jpg")]) == 0
+    assert '"eyes"' in capsys.readouterr().out
+    Path(detector).unlink()
+    assert command([*arguments, "-o", str(tmp_path / "3")]) == 2
+    assert f"no ONNX file {detector}" in capsys.readouterr().err
+    # Who decodes needs none.
+    assert (
+        command(
+            ["decompress", str(tmp_path / "mine.ckpt"), str(tmp_path / "0" / "a.jpg"), "-o", str(tmp_path)]
+        )
+        == 0
+    )
 
 
 # -- feature maps --------------------------------------------------------------------------------------------------
