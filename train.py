@@ -23,7 +23,7 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from launch.command import MISTAKES, run_main
 from launch.config_check import check_components
@@ -101,7 +101,12 @@ def _parts(group: DictConfig | dict) -> list[Any]:
 def _check_config(cfg: DictConfig) -> None:
     from lightning_modules.stages import Stage
 
-    plain = OmegaConf.to_container(cfg, resolve=True)
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except InterpolationToMissingValueError as error:
+        # The one value that is missing, not the first place that reads it.
+        key = str(error).partition("Missing mandatory value: ")[2].split()[0]
+        raise ValueError(f"{key} is missing: give {key}=VALUE") from error
     for stage in plain.get("schedule", {}).values():
         if isinstance(stage, dict) and stage.get("data"):
             # As `_stage` will see it.

@@ -210,6 +210,18 @@ def test_mistakes_in_the_configuration(overrides: list[str], pattern: str, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("experiment", "key"),
+    [
+        ("preprocessing_jpeg_detection", "tasks.reads.teacher.network.file"),  # which another part reads, too
+        ("scalable_face_celebamask", "networks.generator.weights"),
+    ],
+)
+def test_what_an_experiment_leaves_to_its_user(experiment: str, key: str, tmp_path: Path) -> None:
+    answer = command(f"experiment={experiment}", "data.root=x", f"run_dir={tmp_path / 'run'}")
+    assert_one_line(answer, re.escape(f"{key} is missing: give {key}=VALUE"))
+
+
+@pytest.mark.parametrize(
     ("overrides", "pattern"),
     [
         (
