@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
 from benchmarks.layered_sets import FaceSet, Pictures
+from benchmarks.record import ROOT
 from evaluation.complexity import complexity
 from evaluation.gmsd import gmsd
 from evaluation.measures import levels, psnr
 from evaluation.real_bytes import grey_bytes
 from models.codecs.base import Codec
-from models.codecs.identity import Identity
-from models.codecs.standard.base import levels_of
 from models.feature_maps import FeatureMaps, feature_distance, unit_features
 from models.heads.teacher import TimmTeacher
 from models.outputs import CodecOutput
@@ -121,7 +122,8 @@ def keep_decodes(
         for data, cells in zip(files, seen.cells, strict=True):
             (output,) = decoded(codec, [data])
             name = f"{Path(cells['file']).stem}.png"
-            Image.fromarray(levels_of(output.x_hat)[0]).save(folder / "images" / name)
+            picture = levels(output.x_hat)[0].permute(1, 2, 0).byte().numpy()
+            Image.fromarray(picture).save(folder / "images" / name)
             rows.append({key: cells[key] for key in columns} | {"file": name, "split": split})
         bits[split] = [8.0 * len(data) for data in files], payload
     with (folder / "index.csv").open("w", newline="") as table:
@@ -143,7 +145,8 @@ def analysis_costs(codec: Codec, tasks: Mapping[str, Task], rgb: Mapping[str, Ta
     """
     size = tuple(seen.images.shape[-2:])
     own = complexity(codec, tasks, size=size)["macs_per_pixel"]
-    bound = complexity(Identity(), rgb, size=size)["macs_per_pixel"]
+    uncompressed = instantiate(OmegaConf.load(ROOT / "configs" / "codec" / "identity.yaml"))
+    bound = complexity(uncompressed, rgb, size=size)["macs_per_pixel"]
     # h_a is among the entropy model's, though only encoders run it: the same in both.
     streams = own["entropy"] + sum(own["heads"].values())
     pixels = own["entropy"] + own["decoder"] + sum(bound["heads"].values())

@@ -36,10 +36,11 @@ def test_figures_of_streams_are_those_of_the_record() -> None:
             f"{of[f'ytfaces_nme_{ytfaces}{heads}']:.2f}",
         ]
         if utkface is None:
-            expected += ["–"] * 3
+            expected += ["–"] * 4
         else:
             expected += [
                 f"{of[f'utkface_payload_bits_{utkface}']:.0f}",
+                f"{of[f'utkface_bits_{utkface}']:.0f}",
                 f"{of[f'utkface_age_mae_{utkface}{heads}']:.2f}",
                 f"{of[f'utkface_gender_{utkface}{heads}']:.2f}",
             ]
@@ -48,8 +49,16 @@ def test_figures_of_streams_are_those_of_the_record() -> None:
         for metric in ("ytfaces_nme", "utkface_age_mae"):
             key = f"{metric}_gap_to_{name}_003"
             assert f"{of[key]:+.2f} ({of[f'{key}_low']:+.2f} to {of[f'{key}_high']:+.2f})" in PROSE
-    for key in ("ytfaces_gmsd_joint_003", "ytfaces_gmsd_hevc_half_qp51", "ytfaces_gmsd_vvc_half_qp52"):
-        assert f"{of[key]:.3f}" in PROSE
+    for form in (
+        "GMSD {ytfaces_gmsd_joint_003:.3f} against {ytfaces_gmsd_hevc_half_qp51:.3f} "
+        "(VVC {ytfaces_gmsd_vvc_half_qp52:.3f}) and "
+        "{utkface_gmsd_joint_003:.3f} against {utkface_gmsd_hevc_half_qp48:.3f}",
+        "PSNR {ytfaces_psnr_joint_003:.1f} dB against {ytfaces_psnr_hevc_half_qp51:.1f} and "
+        "{utkface_psnr_joint_003:.1f} against {utkface_psnr_hevc_half_qp48:.1f}",
+    ):
+        assert form.format(**of) in PROSE
+    key = "utkface_gender_gap_to_best_standard_003"
+    assert f"{of[key]:+.3f} ({of[f'{key}_low']:+.3f} to {of[f'{key}_high']:+.3f})" in PROSE
     costs = of["analyze_macs_ratio"], of["analyze_seconds_ratio"]
     assert (
         "takes {:.2f} of the multiply-accumulates of a decode and its analysis and {:.2f} of".format(*costs)
@@ -69,10 +78,18 @@ DETECTORS = (
     ("title", "columns", "standard", "codec", "ending"),
     [
         ("the filter, against JPEG |", NETWORKS, "jpeg", "", ""),
+        ("the filter, against JPEG at three |", NETWORKS, "jpeg", "", "_vs_best_simple"),
         ("the filter at two sizes, against JPEG at three |", NETWORKS, "jpeg", "", "_scaled_vs_best_simple"),
         ("the filter, against the blur |", NETWORKS, "jpeg", "", "_vs_gaussian"),
         ("filter and ten steps, against JPEG |", NETWORKS, "jpeg", "refined_", ""),
         ("filter and ten steps at two sizes, against JPEG |", NETWORKS, "jpeg", "refined_", "_scaled"),
+        (
+            "filter and ten steps at two sizes, against JPEG at three |",
+            NETWORKS,
+            "jpeg",
+            "refined_",
+            "_scaled_vs_best_simple",
+        ),
         ("a Gaussian blur, against JPEG |", NETWORKS, "jpeg", "gaussian_", ""),
         ("the filter, against HEVC |", NETWORKS, "hevc", "", ""),
         ("the filter at two sizes, against HEVC at two |", NETWORKS, "hevc", "", "_scaled_vs_best_simple"),
@@ -119,11 +136,13 @@ def test_figures_of_faces_are_those_of_the_record() -> None:
     record = json.loads((ROOT / "benchmarks" / "results" / "scalable_face.json").read_text())
     of = record["figures"]
     for said in (
-        f"the basic layer takes {of['bits_basic_164']:.0f} payload bits a face",
-        f"landmarks within {of['nme_basic_164']:.1f} % of",
+        f"basic layer takes {of['bits_basic_164']:.0f} payload bits a face",
+        f"landmarks within {of['nme_basic_164']:.1f} %",
         f"VVC at its lowest quality has {of['nme_vvc_qp63']:.1f} % for {of['bits_vvc_qp63']:.0f} bits",
         f"the average face {of['nme_average_face']:.1f} %",
-        f"(rank-1 {of['rank1_all_655']:.2f} for all layers, {of['bits_all_655']:.0f} bits)",
+        f"(rank-1 {of['rank1_all_655']:.2f} for all layers, {of['bits_all_655']:.0f} bits; "
+        f"VVC's lowest quality has {of['rank1_vvc_qp63']:.2f})",
+        f"GMSD: {of['gmsd_all_655']:.3f} against {of['gmsd_vvc_qp63']:.3f}",
         f"{of['nme_vvc_qp57']:.1f} % and {of['rank1_vvc_qp57']:.2f} for {of['bits_vvc_qp57']:,.0f} bits",
         f"saves {of['entropy_transformer_saving_percent']:.1f} % against",
         f"a linear model {of['entropy_linear_saving_percent']:.1f} %",
