@@ -123,7 +123,8 @@ def test_what_is_said_of_filters_is_the_record_s() -> None:
     modes = ("real_forward", "proxy_only", "straight_through", "one_filter_per_quality")
     assert "{:.1f}, {:.1f}, {:.1f} and {:.1f} %".format(*(of[f"bd_rate_{mode}"] for mode in modes)) in PROSE
     assert f"{of['proxy_psnr_jpeg']:.1f} dB" in PROSE
-    assert f"{of['proxy_psnr_hevc']:.1f} dB" in PROSE
+    psnr, error = of["proxy_psnr_hevc"], of["proxy_bits_error_percent_hevc"]
+    assert f"{psnr:.1f} dB, and {error:.0f} % off in bits" in PROSE
     assert f"{of['refine_seconds_per_image']:.1f} s a picture" in PROSE
     assert (
         "{:.2f} (JPEG) and {:.2f} (WebP)".format(*(of[f"step_cost_ratio_{c}"] for c in ("jpeg", "webp")))
