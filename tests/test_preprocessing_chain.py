@@ -63,7 +63,7 @@ def test_the_chain_trains_and_is_refined(
         == 2
     )
     assert codec_command.main([*arguments, "--teacher", "nobody"]) == 2
-    assert "it has identity" in capsys.readouterr().err
+    assert "it has ['identity']" in capsys.readouterr().err
 
 
 @pytest.mark.slow
