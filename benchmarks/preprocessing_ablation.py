@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.preprocessing_points import measured
+from benchmarks.preprocessing_points import measured, with_interval
 from benchmarks.record import Figures, Rows
 from benchmarks.runs import train
 from launch.overrides import quoted
@@ -58,6 +58,5 @@ def figures(found: Rows) -> Figures:
         asked = row["kind"] == "bd" and row.get("set") == "ablation" and row["codec"] in (*MODES, OWN)
         if asked and (row["metric"], row["rate_axis"]) == ("lite0/kl", "bpp"):
             name = f"bd_rate_{row['codec']}" + ("" if row["anchor"] == "jpeg" else f"_vs_{row['anchor']}")
-            named[name] = row["bd_rate_percent"]
-            named[f"{name}_ci_low"], named[f"{name}_ci_high"] = row["ci95"] or (None, None)
+            named |= with_interval(name, row)
     return named

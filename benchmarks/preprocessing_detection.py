@@ -1,6 +1,6 @@
 """Filters for a detector, of the record ``preprocessing``: COCO's pictures, by what detectors find in the originals.
 
-FastestDet taught the filters; a second detector, SSD-MobileNetV2, was no part of it (models.heads.opencv_ssd.py). Both
+FastestDet taught the filters; a second detector, SSD-MobileNetV2, was no part of it (models/heads/opencv_ssd.py). Both
 judge by their own detections on the originals, FastestDet also by COCO's annotations.
 """
 
@@ -84,7 +84,7 @@ def rows(
 
 
 def figures(found: Rows) -> Figures:
-    """BD-rates against the codec and against the best of its down-scaled ladder, by every judge, on file bytes."""
+    """BD-rates against the codec, the best of its down-scaled ladder and the blur, by every judge."""
     named: dict[str, float | None] = {}
     for row in found:
         if row["kind"] == "bd" and row.get("set") == "coco" and row["metric"] in JUDGES:

@@ -90,6 +90,11 @@ def bd_figures(row: Mapping[str, Any], name: str) -> dict[str, float | None]:
     name += "_scaled" * (row["ladder"] == "scaled")
     name += "_vs_best_simple" * (row["anchor"] == f"{row['standard']}+scaled")
     name += "_vs_gaussian" * (row["anchor"] == "gaussian")
+    return with_interval(name, row)
+
+
+def with_interval(name: str, row: Mapping[str, Any]) -> dict[str, float | None]:
+    """A BD-rate under a name, and the ends of its interval."""
     low, high = row["ci95"] or (None, None)
     return {name: row["bd_rate_percent"], f"{name}_ci_low": low, f"{name}_ci_high": high}
 
